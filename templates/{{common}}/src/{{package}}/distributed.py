@@ -1,0 +1,151 @@
+"""Several processes as one job: start them together, agree on stopping, and end together.
+
+A Python exception in one process does not end the others by itself: they wait in a collective until
+JAX aborts them with 134, which schedulers take for a machine fault. So a failing process leaves its
+exit code in the coordinator's key-value store, where a thread of every other process finds it.
+"""
+
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import jax
+from jax.experimental import multihost_utils
+
+from .errors import Exit, UserError
+
+TRIO = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+POLL_S = 0.5
+
+
+def start_processes() -> None:
+    """Join the job that the environment describes; alone where it describes none.
+
+    JAX reads no process count from its own variables, so the trio (which Kubeflow Trainer sets too)
+    comes first; Slurm and TPU slices are found by JAX itself.
+    """
+    given = [name for name in TRIO if name in os.environ]
+    options = {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 60}
+    if given:
+        if len(given) < len(TRIO):
+            raise UserError(
+                got=f"{', '.join(given)} in the environment",
+                expected=f"all of {', '.join(TRIO)}, or none",
+                do="set the missing ones in every process, or unset them",
+            )
+        address, count, index = (os.environ[name] for name in TRIO)
+        if int(count) > 1:
+            jax.distributed.initialize(address, int(count), int(index), **options)
+    elif int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 or _tpu_hosts() > 1:
+        jax.distributed.initialize(**options)
+
+
+def _tpu_hosts() -> int:
+    slices = int(os.environ.get("MEGASCALE_NUM_SLICES", "1"))
+    return slices * len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(","))
+
+
+def end_together(code: int, reason: str) -> None:
+    """Tell the other processes why this one ends, then end at once with `code`."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if (client := _client()) is not None:
+        client.key_value_set(f"failure/{jax.process_index()}", f"{code} {reason}", allow_overwrite=True)
+        time.sleep(4 * POLL_S)  # process 0 holds the store: let the others read it first
+        # A normal exit would wait in JAX's shutdown barrier for processes that never come.
+        os._exit(code)
+    sys.exit(code)
+
+
+class Watch:
+    """A thread that ends this process when another one failed or when no step ends any more."""
+
+    def __init__(self, hang_timeout_s: float) -> None:
+        self._timeout_s, self._beat, self._stop = hang_timeout_s, time.monotonic(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread.start()
+
+    def beat(self) -> None:
+        """Something got done."""
+        self._beat = time.monotonic()
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        client = _client()
+        while not self._stop.wait(POLL_S):
+            for key, value in client.key_value_dir_get("failure/") if client is not None else ():
+                code, reason = value.split(" ", 1)
+                print(f"\nended because process {key.split('/')[-1]} did: {reason}", file=sys.stderr)
+                sys.stderr.flush()
+                os._exit(int(code))
+            silent_s = time.monotonic() - self._beat
+            if 0 < self._timeout_s < silent_s:
+                print(f"\nno step ended for {silent_s:.0f} s; the stacks follow", file=sys.stderr)
+                faulthandler.dump_traceback(sys.stderr)
+                end_together(Exit.HUNG, f"no step ended for {silent_s:.0f} s")
+                os._exit(Exit.HUNG)
+
+
+class StopRequest:
+    """SIGTERM or Ctrl-C, turned into one decision that all processes take at the same step."""
+
+    def __init__(self) -> None:
+        self._signal: int | None = None
+
+    def decide(self, step: int) -> Exit | None:
+        """Call after each step, in every process: how to stop now, if so."""
+        if jax.process_count() > 1:
+            # JAX's own notifier listens to SIGTERM; a Python handler would silently replace it.
+            stop = multihost_utils.reached_preemption_sync_point(step)
+        else:
+            stop = self._signal is not None
+        if not stop:
+            return None
+        return Exit.INTERRUPTED if self._signal == signal.SIGINT else Exit.PREEMPTED
+
+    @contextmanager
+    def listening(self) -> Iterator["StopRequest"]:
+        """Take the signals over; a second Ctrl-C ends the process the usual way."""
+        numbers = [signal.SIGINT] if jax.process_count() > 1 else [signal.SIGINT, signal.SIGTERM]
+        previous = {number: signal.signal(number, self._on_signal) for number in numbers}
+        try:
+            yield self
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        self._signal = number
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print("\nstopping after this step; saving first", file=sys.stderr, flush=True)
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)  # the notifier tells the other processes
+
+
+def all_agree(ok: bool) -> bool:
+    """Whether `ok` holds in every process; call it in every process."""
+    if jax.process_count() == 1:
+        return ok
+    return bool(multihost_utils.process_allgather(jax.numpy.asarray(ok)).all())
+
+
+def barrier(name: str) -> None:
+    """Wait for all processes."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def _client():  # noqa: ANN202
+    # Private, but the only door to the key-value store that needs no collective (jax 0.11, 0.12).
+    from jax._src import distributed
+
+    return distributed.global_state.client

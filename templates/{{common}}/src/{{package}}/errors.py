@@ -1,0 +1,21 @@
+"""How a run ends: the exit codes and the one error that is the user's to mend. Handles nothing."""
+
+import enum
+
+
+class Exit(enum.IntEnum):
+    """Exit codes of every command; schedulers tell a bug from a preemption by them."""
+
+    DONE = 0
+    BUG = 1
+    USER = 2  # configuration or input
+    PREEMPTED = 42  # saved after SIGTERM: run the same command again
+    HUNG = 43  # no step finished within `hang_timeout_s`
+    INTERRUPTED = 130  # Ctrl-C, after a save
+
+
+class UserError(Exception):
+    """A mistake in configuration or input: shown as one screen without a traceback, exit code 2."""
+
+    def __init__(self, *, got: object, expected: object, do: str) -> None:
+        super().__init__(f"got:      {got}\nexpected: {expected}\nto do:    {do}")

@@ -1,0 +1,168 @@
+"""The one loop that drives every kind: restore, step, log, evaluate, save, stop.
+
+Whether to stop, save or evaluate is decided from the step number, from replicated metrics or from
+a flag that all processes agree on; never from a clock, a signal or a disk error of one of them.
+"""
+
+import json
+import logging
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+from . import provenance, telemetry
+from .checkpoint import Checkpoints
+from .contract import Metrics, State, Workload
+from .distributed import StopRequest, Watch
+from .errors import Exit, UserError
+from .guards import CompileCount, OneCompilation, SkipLimit, guarded_step
+from .prefetch import Prefetch
+from .recorder import Recorder
+from .run_config import RunConfig, identity_of, to_dict
+from .sharding import check_divisible, describe_shards, named
+from .sink import Sink
+
+log = logging.getLogger(__name__)
+
+
+def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
+    """Train (or sample) until `config.run.steps`, going on from the newest sound checkpoint."""
+    run_config: RunConfig = config.run
+    run_dir = Path(run_config.run_dir)
+    clock, counter = telemetry.Clock(), CompileCount()
+    facts = {
+        "identity": identity_of(config) | workload.identity,
+        "config": to_dict(config),
+        "provenance": provenance.collect(),
+    }
+
+    # ---- state: restored or initialised, each device making only its own shards ----
+    abstract, shardings = abstract_state(workload, run_config.seed, mesh)
+    checkpoints = Checkpoints(run_dir / "checkpoints", run_config.keep_checkpoints)
+    sink = Sink(run_dir / "outputs")
+    with clock.measure("restore"), jax.set_mesh(mesh):
+        restored = checkpoints.restore(abstract, facts["identity"])
+        if restored is not None:
+            state, cursor = restored[0], restored[1]["cursor"]
+        else:
+            state, cursor = initialise(workload, run_config.seed, shardings), 0
+    first = int(state["step"])
+    if first >= run_config.steps:
+        log.info("nothing to do: %s is at step %d; raise --steps to go on", run_dir, first)
+        return Exit.DONE
+    recorder = Recorder(workload, config, run_dir, first, clock)
+    if jax.process_index() == 0:
+        (run_dir / "config.json").write_text(json.dumps(facts, indent=1))
+        log.info("%s", describe_shards(abstract))
+        log.info("%s at step %d", "resumed" if restored else "starting", first)
+    sink.cut(first)
+
+    # ---- the step, compiled once ----
+    replicated = named(PartitionSpec(), mesh)
+    step_fn = jax.jit(
+        guarded_step(workload),
+        donate_argnums=0,
+        out_shardings=(shardings, replicated, replicated),
+    )
+    one_compilation, skips = OneCompilation(counter), SkipLimit(run_config.max_skipped_steps)
+
+    def settle(step: int, metrics: Metrics) -> dict[str, float]:
+        """Wait for a step's metrics and judge them."""
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        watch.beat()
+        skips.check(step, values)
+        return values
+
+    # ---- the loop ----
+    code: Exit | None = None
+    with ExitStack() as stack:
+        stack.enter_context(jax.set_mesh(mesh))
+        stack.callback(recorder.close)
+        watch = Watch(run_config.hang_timeout_s)
+        stack.callback(watch.close)
+        stack.callback(checkpoints.wait)
+        batches = stack.enter_context(Prefetch(workload, cursor))
+        stop = stack.enter_context(StopRequest().listening())
+        pending: tuple[int, Metrics] | None = None
+        for step in range(first + 1, run_config.steps + 1):
+            clock.enter("data_wait")
+            batch = batches.take()
+            clock.enter("compile" if step == first + 1 else "step")
+            recorder.profile(step)
+            with one_compilation.watching(state, batch):
+                state, metrics, outputs = step_fn(state, batch)
+            sink.add(outputs)
+            cursor += workload.stride
+            # Metrics are read one step late, so that the device never waits for the host.
+            if pending is not None:
+                recorder.step(pending[0], settle(*pending))
+            pending = (step, metrics)
+
+            code = stop.decide(step)
+            last = code is not None or step == run_config.steps
+            evaluating = workload.evaluate is not None and (
+                _due(step, run_config.eval_every_steps) or (last and code is None)
+            )
+            saving = _due(step, run_config.save_every_steps) or last
+            if step == first + 1 or evaluating or saving:
+                values = settle(*pending)
+                pending = None
+                if step == first + 1:
+                    recorder.compiled(counter.seconds)
+                if evaluating:
+                    with clock.measure("evaluate"):
+                        values |= workload.evaluate(state)
+                recorder.step(step, values, force=evaluating or last)
+            if saving:
+                with clock.measure("checkpoint"):
+                    began = time.monotonic()
+                    sink.write(step)
+                    checkpoints.save(step, state, facts | {"cursor": cursor})
+                    recorder.saved(time.monotonic() - began)
+            if code is not None:
+                break
+
+        clock.enter("checkpoint")
+        if (error := checkpoints.wait()) is not None:
+            raise UserError(
+                got=f"the last checkpoint could not be saved: {str(error).splitlines()[0][:300]}",
+                expected=f"room for it in {run_dir}",
+                do="free some space and run the same command again: it goes on from the "
+                "checkpoint before",
+            )
+        if code is not None:
+            log.warning("saved at step %d; the same command goes on from there", step)
+            return code
+        clock.enter("evaluate")
+        extra = workload.finish(state) if workload.finish is not None else {}
+        recorder.finish(run_config.steps, extra)
+    return Exit.DONE
+
+
+def abstract_state(workload: Workload, seed: int, mesh: Mesh) -> tuple[State, Any]:
+    """Shapes of the state with their shardings, and the shardings alone."""
+    bare = jax.eval_shape(lambda: _first_state(workload, seed))
+    specs = workload.specs({k: v for k, v in bare.items() if k != "skipped"})
+    specs |= {"skipped": PartitionSpec()}
+    check_divisible(bare, specs, mesh)
+    shardings = named(specs, mesh)
+    place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
+    return jax.tree.map(place, bare, shardings), shardings
+
+
+def initialise(workload: Workload, seed: int, shardings: Any) -> State:
+    """First state, made on the mesh: a key or counter made off it would compile the step twice."""
+    return jax.jit(lambda: _first_state(workload, seed), out_shardings=shardings)()
+
+
+def _first_state(workload: Workload, seed: int) -> State:
+    return workload.init(jax.random.key(seed)) | {"skipped": jnp.zeros((), jnp.int32)}
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

@@ -1,0 +1,142 @@
+"""Turns what the loop measures into records, a summary, plots and the report. Steers nothing.
+
+Only process 0 writes; the others keep the same count and stay silent.
+"""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from . import hardware, progress, telemetry
+from .contract import Workload
+from .plots import plot_all
+from .report import format_summary, write_report
+from .run_config import RunConfig, to_dict
+from .trackers import make_trackers
+
+log = logging.getLogger(__name__)
+
+
+class Recorder:
+    """One attempt at a run, from its first step to its summary."""
+
+    def __init__(
+        self, workload: Workload, config: Any, run_dir: Path, first: int, clock: telemetry.Clock
+    ) -> None:
+        self._workload, self._clock, self._dir = workload, clock, run_dir
+        self._run: RunConfig = config.run
+        self._writes = jax.process_index() == 0
+        self._window = (first, self._busy_s())
+        self._step_s: list[float] = []
+        self._compile_s = 0.0
+        self._saves_s: list[float] = []
+        self._last: dict[str, Any] = {}
+        self._profiling = self._closed = False
+        if self._writes:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            telemetry.cut(run_dir / "metrics.jsonl", first)
+            telemetry.record_warnings(run_dir)
+            clock.save(run_dir / "attempts.jsonl", first)
+            leaves = make_trackers(self._run.trackers, run_dir, to_dict(config), first)
+            bar = progress.ProgressBar(self._run.steps)
+            self._log = telemetry.MetricsLog(run_dir / "metrics.jsonl", [bar, *leaves])
+
+    def compiled(self, seconds: float) -> None:
+        """The first step is through: throughput is counted from here."""
+        self._compile_s = seconds
+        self._window = (self._window[0] + 1, self._busy_s())
+
+    def step(self, step: int, values: dict[str, float], *, force: bool = False) -> None:
+        """Write a record where one is due."""
+        self._last |= values
+        if not force and step % self._run.log_every_steps:
+            return
+        since, busy_s = self._window
+        now_s = self._busy_s()
+        record: dict[str, Any] = {"step": step} | values
+        if step > since:
+            step_s = (now_s - busy_s) / (step - since)
+            self._step_s.append(step_s)
+            name, units = self._workload.rate
+            record |= {f"{name}_per_s": units / step_s, "step_ms": 1e3 * step_s}
+            if (share := self._mfu(step_s)[0]) is not None:
+                record["mfu"] = share
+        self._window = (step, now_s)
+        if self._writes:
+            self._log.write(record)
+            self._clock.save(self._dir / "attempts.jsonl", step)
+
+    def saved(self, blocking_s: float) -> None:
+        """A checkpoint held the loop up for so long."""
+        self._saves_s.append(blocking_s)
+
+    def profile(self, step: int) -> None:
+        """Start or stop the profiler trace around the steps that were asked for."""
+        at, length = self._run.profile_at_step, self._run.profile_steps
+        if at and step == at and not self._profiling:
+            jax.profiler.start_trace(str(self._dir / "profile"))
+            self._profiling = True
+        elif self._profiling and step >= at + length:
+            self._stop_profile()
+
+    def close(self) -> None:
+        """Let the leaves finish; once is enough."""
+        self._stop_profile()
+        if self._writes and not self._closed:
+            self._log.close()
+        self._closed = True
+
+    def finish(self, steps: int, extra: dict[str, Any]) -> None:
+        """Write summary.json, plots and report.html, and print the summary."""
+        self.close()
+        if not self._writes:
+            return
+        self._clock.save(self._dir / "attempts.jsonl", steps)
+        name, units = self._workload.rate
+        ordered = sorted(self._step_s)
+        step_s = ordered[len(ordered) // 2] if ordered else float("nan")
+        share, formula = self._mfu(step_s)
+        attempts = telemetry.goodput(telemetry.read(self._dir / "attempts.jsonl"))
+        summary = {
+            "steps": steps,
+            f"{name}_seen": units * steps,
+            f"{name}_per_s": units / step_s,
+            "step_ms": 1e3 * step_s,
+            "compile_s": self._compile_s,
+            "checkpoint_blocking_ms": 1e3 * max(self._saves_s, default=0.0),
+            "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+            "mfu": share,
+            "mfu_formula": formula,
+            "peak_memory_bytes": _peak_memory_bytes(),
+        }
+        summary |= {k: v for k, v in self._last.items() if k != "skipped"}
+        summary |= {"skipped_steps": self._last.get("skipped", 0.0)} | attempts | extra
+        (self._dir / "summary.json").write_text(json.dumps(summary, indent=1))
+        plot_all(self._dir)
+        report = write_report(self._dir)
+        print(format_summary(summary))
+        print(f"report: {report}")
+
+    def _busy_s(self) -> float:
+        """Seconds that went into steps: not compiling, evaluating or saving."""
+        parts = self._clock.parts_s()
+        return sum(parts.get(part, 0.0) for part in ("step", "data_wait", "loop"))
+
+    def _mfu(self, step_s: float) -> tuple[float | None, str]:
+        if self._workload.flops_per_step is None:
+            return None, "no MFU: this kind counts no model FLOPs"
+        kind = jax.devices()[0].device_kind
+        return hardware.mfu(self._workload.flops_per_step, step_s, jax.device_count(), kind)
+
+    def _stop_profile(self) -> None:
+        if self._profiling:
+            jax.profiler.stop_trace()
+            self._profiling = False
+
+
+def _peak_memory_bytes() -> int | None:
+    stats = jax.local_devices()[0].memory_stats()  # None on the CPU
+    return stats.get("peak_bytes_in_use") if stats else None

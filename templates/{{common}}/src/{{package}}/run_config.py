@@ -1,0 +1,70 @@
+"""Settings that every kind shares, and the mark that says which fields a resume must match.
+
+Imports no JAX, so that `--help` is instant and platform flags can still be set.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+
+def identity(default: Any) -> Any:
+    """A field that defines the run: a resume with another value is refused."""
+    return dataclasses.field(default=default, metadata={"identity": True})
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where a run lives, how long it goes on and how often it speaks."""
+
+    run_dir: str = "runs/default"  # config, metrics, checkpoints, plots and report go here
+    steps: int = 1000  # stop at this step; a finished run goes on with a larger number
+    seed: int = identity(0)  # the only source of randomness: initial values, data order, noise
+    log_every_steps: int = 10  # a line in metrics.jsonl
+    eval_every_steps: int = 100  # held-out evaluation; 0 = only at the end
+    save_every_steps: int = 100  # asynchronous checkpoint; 0 = only at the end
+    keep_checkpoints: int = 2  # older ones are deleted once a newer one is verified
+    max_skipped_steps: int = 10  # stop after so many non-finite steps in a row
+    hang_timeout_s: float = 1800.0  # exit 43 with all stacks when no step ends for so long; 0 = off
+    profile_at_step: int = 0  # write a profiler trace from this step on; 0 = off
+    profile_steps: int = 3  # length of that trace
+    trackers: tuple[str, ...] = (
+        "tensorboard",
+    )  # leaves fed from metrics: tensorboard wandb mlflow
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each mesh axis; the product is the device count of all processes."""
+
+    data: int = -1  # replicas of the model; -1 = all devices that the other axes leave
+    fsdp: int = 1  # replicas that share parameters and optimizer state
+    tensor: int = 1  # splits heads, feed-forward and vocabulary
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The resolved configuration as plain JSON types."""
+    plain = dataclasses.asdict(config)
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in flatten(plain).items()}
+
+
+def identity_of(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted name -> value of every field a resume must match."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            found |= identity_of(value, f"{prefix}{field.name}.")
+        elif field.metadata.get("identity"):
+            found[prefix + field.name] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts -> one dict under dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= (
+            flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+    return flat

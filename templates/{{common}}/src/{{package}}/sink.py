@@ -1,0 +1,49 @@
+"""Where a kind's outputs go: arrays of every step, kept in step with the checkpoints.
+
+One `.npz` file holds the steps from the previous save to its own name. It is written before that
+checkpoint commits, and a resume deletes the files beyond the checkpoint it starts from; so after
+any kill there is no gap and no duplicate.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+
+class Sink:
+    """Collects outputs between two saves."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._steps = folder, []
+
+    def add(self, outputs: dict[str, jax.Array]) -> None:
+        """Keep one step's outputs; costs nothing where a kind has none."""
+        if outputs:
+            self._steps.append(outputs)
+
+    def write(self, step: int) -> None:
+        """Put what was collected into the file of `step`, atomically; process 0 writes."""
+        if self._steps and jax.process_index() == 0:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            names = self._steps[0]
+            stacked = {name: np.stack([np.asarray(s[name]) for s in self._steps]) for name in names}
+            part = self._folder / f"{step:08d}.npz.part"
+            with part.open("wb") as file:
+                np.savez(file, **stacked)
+            part.rename(self._folder / f"{step:08d}.npz")
+        self._steps = []
+
+    def cut(self, step: int) -> None:
+        """Forget everything beyond `step`."""
+        self._steps = []
+        for path in self._folder.glob("*.npz*") if jax.process_index() == 0 else ():
+            if path.suffix == ".part" or int(path.stem) > step:
+                path.unlink()
+
+
+def read_outputs(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """Name -> array with one leading axis over all steps so far."""
+    parts = [dict(np.load(path)) for path in sorted(folder.glob("*.npz"))]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}

@@ -1,0 +1,120 @@
+"""The doctor finds what is wrong; provenance tells the code's state and nobody's machine."""
+
+import json
+import platform
+import subprocess
+
+import pytest
+
+from .. import doctor as doctor_module
+from .. import provenance
+from ..doctor import doctor
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch):
+    for name in (*doctor_module.TRIO, "SLURM_JOB_ID", "SLURM_STEP_NODELIST", "JAX_DEBUG_NANS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+
+
+def test_a_sound_environment_exits_0(tmp_path, capsys):
+    assert doctor(["--run-dir", str(tmp_path / "runs" / "new")]) == 0
+    out = capsys.readouterr().out
+    assert "fail" not in out
+    assert not (tmp_path / "runs").exists()  # it changes nothing
+    for fact in (platform.python_version(), "cpu", "JAX_PLATFORMS=cpu", str(tmp_path)):
+        assert fact in out
+
+
+@pytest.mark.parametrize(
+    "values",
+    [("host:1", "2"), ("host:1", "2", "2"), ("host:1", "two", "0"), ("host", "2", "0")],
+)
+def test_a_wrong_trio_fails(tmp_path, monkeypatch, capsys, values):
+    for name, value in zip(doctor_module.TRIO, values, strict=False):
+        monkeypatch.setenv(name, value)
+    assert doctor(["--run-dir", str(tmp_path)]) == 2
+    assert "to do" in capsys.readouterr().out.partition("fail")[2]
+
+
+def test_a_right_trio_is_shown(tmp_path, monkeypatch, capsys):
+    for name, value in zip(doctor_module.TRIO, ("host:1234", "2", "1"), strict=True):
+        monkeypatch.setenv(name, value)
+    assert doctor(["--run-dir", str(tmp_path)]) == 0
+    assert "JAX_PROCESS_ID=1" in capsys.readouterr().out
+
+
+def test_old_and_missing_packages_fail(tmp_path, monkeypatch, capsys):
+    bounds = {"jax": "99.0", "numpy": "1.2", "no-such-package": ""}
+    monkeypatch.setattr(doctor_module, "requirements", lambda: bounds)
+    assert doctor(["--run-dir", str(tmp_path)]) == 2
+    failures = [line for line in capsys.readouterr().out.splitlines() if line.startswith("fail")]
+    assert len(failures) == 2
+    assert "older than 99.0" in failures[0]
+    assert "no-such-package" in failures[1]
+
+
+def test_a_run_dir_below_a_file_fails(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert doctor(["--run-dir", str(tmp_path / "file" / "run")]) == 2
+    assert "cannot write" in capsys.readouterr().out
+
+
+def test_a_costly_setting_and_a_job_without_srun_warn(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("JAX_DEBUG_NANS", "0")
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_ALLOCATOR", "platform")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert doctor(["--run-dir", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    warned = [line for line in lines if line.startswith("warn") and "GB free" not in line]
+    assert [("ALLOCATOR" in line, "Slurm" in line) for line in warned] == [
+        (False, True),
+        (True, False),
+    ]
+
+
+def test_lower_bounds_are_read_from_the_metadata(monkeypatch):
+    declared = [
+        "jax>=0.11.1",
+        "numpy<3,>=2.0",
+        "rich",
+        "jax[cuda12]>=0.11.1; extra == 'cuda12'",
+        "tomli>=2; python_version < '3.11'",
+    ]
+    monkeypatch.setattr(provenance.metadata, "requires", lambda name: declared)
+    assert provenance.requirements() == {"jax": "0.11.1", "numpy": "2.0", "rich": "", "tomli": "2"}
+
+
+def test_provenance_follows_the_code(tmp_path, monkeypatch):
+    def git(*command):
+        subprocess.run(
+            ["git", "-c", "user.name=a", "-c", "user.email=a@b", *command], cwd=tmp_path, check=True
+        )
+
+    package = tmp_path / "src" / "pkg"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
+    found = provenance.collect()
+    assert (found["template"], found["git_commit"], found["git_dirty"]) == (None, None, None)
+
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / ".copier-answers.yml").write_text(
+        "# kept by Copier\n_commit: v0.3.1\n_src_path: /home/me\n"
+    )
+    git("init", "-q")
+    assert provenance.collect()["git_commit"] is None  # a folder of somebody else's repository
+    git("add", ".")
+    git("commit", "-qm", "first")
+    found = provenance.collect()
+    assert (found["template"], len(found["git_commit"]), found["git_dirty"]) == (
+        "v0.3.1",
+        40,
+        False,
+    )
+    (tmp_path / "new.py").touch()
+    assert provenance.collect()["git_dirty"] is True
+    text = json.dumps(found)
+    assert found["packages"]["jax"]
+    assert platform.node() not in text
+    assert "/home/me" not in text

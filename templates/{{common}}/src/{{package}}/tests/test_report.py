@@ -1,0 +1,142 @@
+"""The report is whole, offline and harmless, whatever the run is called; every metric has its plot."""
+
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from ..plots import figures, plot_all, smooth
+from ..report import format_summary, write_report
+
+HOSTILE = "<script>alert('x')</script>&\"$\\frac{</td>"
+VOID = {"meta", "img", "br"}
+
+
+class Page(HTMLParser):
+    """Checks that tags close; keeps what a browser would load, run or show."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open, self.tags, self.loads, self.text = [], [], [], ""
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.loads += [
+            v for k, v in attrs if k in ("src", "href", "xlink:href", "srcset", "action")
+        ]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    """A run whose every string is hostile, with a picture of its own kind."""
+    with (tmp_path / "metrics.jsonl").open("w") as file:
+        for step in range(1, 201):
+            record = {
+                "step": step,
+                "loss": 2 + 1 / step,
+                HOSTILE: step,
+                "images_per_s": 40.0 + step % 3,
+            }
+            record |= {"heldout_loss": 2.5} if step % 50 == 0 else {"broken": None}
+            file.write(json.dumps(record) + "\n")
+    part = {"first_step": 0, "step": 200, "parts_s": {"step": 9.0, HOSTILE: 1.0}}
+    (tmp_path / "attempts.jsonl").write_text(json.dumps(part))
+    summary = {"steps": 200, "heldout_loss": 2.5, "sample": HOSTILE, HOSTILE: {"a": [1, HOSTILE]}}
+    (tmp_path / "summary.json").write_text(json.dumps(summary | {"images_per_s": float("nan")}))
+    facts = {"config": {"data.path": HOSTILE}, "provenance": {"template": HOSTILE, HOSTILE: None}}
+    (tmp_path / "config.json").write_text(json.dumps(facts))
+    (tmp_path / "warnings.log").write_text("first\n" + f"{HOSTILE}\n" * 60)
+    return tmp_path
+
+
+def test_report_is_well_formed_offline_and_escaped(run_dir):
+    plot_all(run_dir)
+    (run_dir / "plots" / "posterior.png").write_bytes((run_dir / "plots" / "loss.png").read_bytes())
+    html = write_report(run_dir).read_text()
+    page = Page(html)
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert all(load.startswith(("#", "data:image/png;base64,")) for load in page.loads)
+    assert "http" not in html
+    assert "@import" not in html
+    assert (
+        page.tags.count("svg") == 3
+    )  # loss with held-out loss, the hostile one, images per second
+    assert page.tags.count("img") == 1  # posterior.png: the others are drawn anew
+    for where in ("data.path", "Provenance", "held-out loss", "90.00%"):
+        assert where in page.text
+    assert page.text.count(HOSTILE) > 42
+    assert "first\n" not in page.text  # a tail of the warnings only
+
+
+def test_inline_figures_share_no_ids(run_dir):
+    html = write_report(run_dir).read_text()
+    ids = [part.partition('"')[0] for part in html.split(' id="')[1:]]
+    assert len(ids) == len(set(ids))
+    assert {ref.partition(")")[0] for ref in html.split("url(#")[1:]} <= set(ids)
+
+
+def test_report_of_an_empty_folder(tmp_path):
+    page = Page(write_report(tmp_path).read_text())
+    assert "h1" in page.tags
+    assert "svg" not in page.tags
+
+
+def test_summary_is_one_aligned_line_a_figure():
+    text = format_summary(
+        {"steps": 1000, "wall_s": 3725.0, "bits": {"gzip_9": 2.5}, "sample": "a\nb"}
+    )
+    assert text.splitlines() == [
+        "  steps         1,000",
+        "  wall          1:02:05",
+        "  bits: gzip 9  2.5",
+        "  sample        a",
+        "                b",
+    ]
+
+
+def test_every_finite_metric_is_plotted_once(run_dir):
+    paths = plot_all(run_dir)
+    assert len(paths) == len({path.name for path in paths}) == 3
+    assert [path.name for path in paths][0] == "loss.png"
+    assert all(
+        path.read_bytes().startswith(b"\x89PNG") and path.parent.name == "plots" for path in paths
+    )
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [{"step": 0, "x": 1.0}],
+        [{"step": 1, "heldout_x": 1}],
+        [{"step": 1, "x": None}, {"step": 2, "x": 3}],
+    ],
+)
+def test_few_points_still_make_a_figure(records):
+    assert list(figures(records)) == ["x"]
+
+
+def test_smoothing_keeps_lines_and_ignores_what_is_not_finite():
+    line = np.linspace(3.0, -2.0, 301)
+    assert smooth(line)[20:-20] == pytest.approx(line[20:-20])
+    holed = np.full(301, 5.0)
+    holed[::7] = np.nan
+    assert smooth(holed) == pytest.approx(np.full(301, 5.0))
+    noise = np.random.default_rng(0).normal(size=3000)
+    assert smooth(noise)[100:-100].std() < 0.2

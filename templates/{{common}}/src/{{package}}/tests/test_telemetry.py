@@ -1,0 +1,190 @@
+"""metrics.jsonl survives kills and full disks; the ledger adds up to wall time."""
+
+import logging
+import random
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ..telemetry import Clock, MetricsLog, cut, goodput, read, record_warnings
+
+
+class Ticks:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.s = 0.0
+
+    def __call__(self) -> float:
+        return self.s
+
+
+def write(path: Path, steps: range) -> None:
+    log = MetricsLog(path)
+    for step in steps:
+        log.write({"loss": 1 / (step + 3), "step": step})
+
+
+def test_values_come_back_exactly_and_step_is_first(tmp_path):
+    path, seen = tmp_path / "metrics.jsonl", []
+    values = {
+        "loss": jnp.float32(0.1),
+        "rate": np.float64(1 / 3),
+        "count": np.int64(7),
+        "note": "x",
+    }
+    MetricsLog(path, [seen.append]).write(values | {"step": 5})
+    (record,) = read(path)
+    assert next(iter(record)) == "step"
+    assert record == {
+        "step": 5,
+        "loss": float(np.float32(0.1)),
+        "rate": 1 / 3,
+        "count": 7,
+        "note": "x",
+    }
+    assert seen == [record]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), np.float32("inf"), jnp.nan])
+def test_non_finite_becomes_null_in_the_file_and_for_the_leaves(tmp_path, value):
+    path, seen = tmp_path / "metrics.jsonl", []
+    MetricsLog(path, [seen.append]).write({"step": 1, "loss": value})
+    assert path.read_text() == '{"step": 1, "loss": null}\n'
+    assert seen == [{"step": 1, "loss": None}]
+
+
+@pytest.mark.parametrize("torn", [b'{"step": 4, "lo', b"{", b'{"step": 4}', b"\xff\x00", b"null"])
+def test_a_torn_line_costs_no_other_record(tmp_path, torn):
+    path = tmp_path / "metrics.jsonl"
+    write(path, range(1, 4))
+    whole = path.read_bytes()
+    path.write_bytes(whole + torn)
+    write(path, range(5, 7))
+    steps = [record["step"] for record in read(path)]
+    assert steps in ([1, 2, 3, 5, 6], [1, 2, 3, 4, 5, 6])
+
+
+def test_cut_then_append_equals_the_undisturbed_file(tmp_path):
+    undisturbed, killed = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    write(undisturbed, range(1, 31))
+    rng = random.Random(0)
+    write(killed, range(1, 20))
+    for _ in range(10):  # killed within a line, resumed from an earlier checkpoint
+        checkpoint = rng.randrange(0, 19)
+        killed.write_bytes(killed.read_bytes()[: -rng.randrange(1, 9)])
+        cut(killed, checkpoint)
+        present = len(read(killed))
+        assert present <= checkpoint
+        write(killed, range(present + 1, 20))
+    write(killed, range(20, 31))
+    assert killed.read_bytes() == undisturbed.read_bytes()
+    assert list(tmp_path.iterdir()) in ([undisturbed, killed], [killed, undisturbed])
+
+
+def test_cut_of_no_file_makes_none(tmp_path):
+    cut(tmp_path / "metrics.jsonl", 3)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_full_disk_warns_once_and_feeds_the_leaves(tmp_path, caplog):
+    seen = []
+    log = MetricsLog(Path("/dev/full"), [seen.append])
+    clock = Clock()
+    for step in range(3):
+        log.write({"step": step})
+        clock.save(Path("/dev/full"), step)
+    assert [record["step"] for record in seen] == [0, 1, 2]
+    assert len(caplog.records) == 1
+    assert "No space left" in caplog.text
+
+
+def test_a_leaf_that_raises_is_dropped_with_one_warning(tmp_path, caplog):
+    calls, seen = [], []
+
+    def broken(record):
+        calls.append(record)
+        raise RuntimeError("no network")
+
+    log = MetricsLog(tmp_path / "metrics.jsonl", [broken, seen.append])
+    for step in range(3):
+        log.write({"step": step})
+    log.close()
+    assert (len(calls), len(seen), len(read(tmp_path / "metrics.jsonl"))) == (1, 3, 3)
+    assert [r.getMessage() for r in caplog.records] == [
+        "broken gets no more metrics: RuntimeError: no network"
+    ]
+
+
+def test_warnings_reach_the_file_and_still_stderr(tmp_path, capsys):
+    logger = logging.getLogger(record_warnings.__module__)
+    try:
+        for folder in (tmp_path / "first", tmp_path / "second"):
+            folder.mkdir()
+            record_warnings(folder)
+            logger.warning("step %d skipped", 7)
+            logger.info("nothing to see")
+    finally:
+        logging.getLogger(logger.name.rpartition(".")[0]).handlers.clear()
+    assert capsys.readouterr().err == "step 7 skipped\n" * 2
+    for folder in ("first", "second"):
+        (line,) = (tmp_path / folder / "warnings.log").read_text().splitlines()
+        assert line.endswith("step 7 skipped")
+
+
+def test_parts_add_up_to_wall_time_however_they_nest():
+    rng, ticks = random.Random(1), Ticks()
+    clock = Clock(ticks)
+    own = dict.fromkeys(("startup", "step", "evaluate", "checkpoint", "loop"), 0.0)
+
+    def live(part: str, depth: int) -> None:
+        for _ in range(4):
+            spent = rng.random()
+            ticks.s += spent
+            own[part] += spent
+            if depth < 4:
+                inner = rng.choice(list(own))
+                with clock.measure(inner):
+                    live(inner, depth + 1)
+
+    live("startup", 0)
+    clock.enter("loop")
+    live("loop", 2)
+    assert clock.parts_s() == pytest.approx(own)
+    assert sum(clock.parts_s().values()) == pytest.approx(ticks.s)
+
+
+def test_an_exception_leaves_the_part():
+    ticks = Ticks()
+    clock = Clock(ticks)
+    with pytest.raises(ValueError, match="x"), clock.measure("evaluate"):
+        raise ValueError("x")
+    ticks.s = 3.0
+    assert clock.parts_s()["startup"] == 3.0
+
+
+def test_goodput_counts_every_attempt_and_the_steps_done_twice(tmp_path):
+    path, ticks = tmp_path / "attempts.jsonl", Ticks()
+    for first, last in ((0, 10), (4, 8)):  # the first was killed after step 10, saved at 4
+        clock = Clock(ticks)
+        ticks.s += 3.0
+        clock.save(path, first)
+        for step in range(first + 1, last + 1):
+            with clock.measure("step"):
+                ticks.s += 1.0
+            clock.save(path, step)  # rewrites the line: longer and longer, never a second one
+        path.write_bytes(path.read_bytes() + b'{"first_step": 0, "st')  # killed while writing
+    attempts = read(path)
+    assert [(row["first_step"], row["step"]) for row in attempts] == [(0, 10), (4, 8)]
+    found = goodput(attempts)
+    # 10 + 4 steps of a second each, of which 6 of the first attempt were done again.
+    assert found["spent"] == pytest.approx({"startup_s": 6.0, "step_s": 8.0, "redone_s": 6.0})
+    assert found["goodput"] == pytest.approx(8 / 20)
+    assert (found["wall_s"], found["attempts"]) == (pytest.approx(20.0), 2)
+
+
+def test_goodput_of_nothing_is_zero():
+    assert goodput([])["goodput"] == 0.0

@@ -1,0 +1,76 @@
+"""Causal attention behind one function, whatever kernel the platform has. Knows no parameters.
+
+Letters: B rows, T queries, S keys, N query heads, K key-value heads, G = N / K, H head_dim.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from .errors import UserError
+
+# Queries are taken in blocks that see only the keys up to their end: half of the score matrix is
+# never built. 128 is the fastest on the CPU, where this path matters (docs: benchmarks).
+QUERY_BLOCK = 128
+
+
+def resolve_attention(choice: str) -> str:
+    """ "auto" -> "cudnn" on NVIDIA GPUs, else "xla"; JAX itself never picks cuDNN (jax#24411)."""
+    client = jax.devices()[0].client
+    on_cuda = jax.default_backend() == "gpu" and "cuda" in client.platform_version.lower()
+    if choice == "cudnn" and not on_cuda:
+        raise UserError(
+            got=f"--model.attention cudnn on {jax.devices()[0].device_kind}",
+            expected="an NVIDIA GPU",
+            do="leave --model.attention at auto",
+        )
+    return ("cudnn" if on_cuda else "xla") if choice == "auto" else choice
+
+
+def attend(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B T K H"],
+    v: Float[Array, "B T K H"],
+    segments: Int[Array, "B T"] | None,
+    implementation: str,
+) -> Float[Array, "B T N*H"]:
+    """Causal self-attention that does not cross segments; None = each row is one document."""
+    if implementation == "cudnn":
+        # A mask would become a full B x N x T x T bias there (jax#28974).
+        assert segments is None, "cuDNN attention needs packing=documents"
+        out = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
+        return out.reshape(*out.shape[:2], -1)
+    length = q.shape[1]
+    causal = np.tril(np.ones((1, length, length), bool))
+    mixed = []
+    for start in range(0, length, QUERY_BLOCK):
+        rows = slice(start, start + QUERY_BLOCK)
+        seen = slice(0, start + QUERY_BLOCK)
+        mask = jnp.asarray(causal[:, rows, seen])
+        if segments is not None:
+            mask &= segments[:, rows, None] == segments[:, None, seen]
+        mixed.append(masked_attention(q[:, rows], k[:, seen], v[:, seen], mask))
+    return jnp.concatenate(mixed, axis=1)
+
+
+def masked_attention(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+    mask: Bool[Array, "#B T S"],
+) -> Float[Array, "B T N*H"]:
+    """Softmax attention as two batched matrix products with a float32 softmax between them."""
+    batch, length, heads, dim = q.shape
+    q = q.reshape(batch, length, k.shape[2], -1, dim) * (1 / math.sqrt(dim))
+    scores = jnp.einsum("btkgh,bskh->bkgts", q, k, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask[:, None, None], scores, -1e30)
+    # Dividing after the second product touches H columns instead of S.
+    powers = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+    mixed = jnp.einsum(
+        "bkgts,bskh->bkgth", powers.astype(v.dtype), v, preferred_element_type=jnp.float32
+    )
+    mixed = (mixed / powers.sum(-1, keepdims=True)).astype(v.dtype)
+    return mixed.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads * dim)

@@ -1,0 +1,154 @@
+"""The settings of an LLM run and its presets. Imports no JAX.
+
+A field made by `identity()` defines the run and must match on resume; the others may change.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal
+
+import tyro
+
+from .errors import UserError
+from .optim_config import OptimConfig
+from .run_config import MeshConfig, RunConfig, identity
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Decoder-only Transformer in the shape of Llama and Qwen3."""
+
+    layers: int = identity(4)
+    width: int = identity(192)  # of the residual stream
+    heads: int = identity(3)
+    kv_heads: int = identity(3)  # fewer than heads = grouped-query attention
+    head_dim: int = identity(64)
+    mlp_width: int = identity(512)  # of the SwiGLU hidden layer
+    qk_norm: bool = identity(True)  # RMSNorm of queries and keys, as in Qwen3
+    tied_embeddings: bool = identity(True)  # one matrix embeds tokens and makes logits
+    rope_theta: float = identity(10_000.0)
+    rope_factor: float = identity(1.0)  # > 1 stretches the context as Llama 3.1 does
+    rope_context: int = identity(8192)  # context length before that stretch, tokens
+    logit_cap: float = identity(0.0)  # soft cap, cap * tanh(logits / cap); 0 = off
+    z_loss: float = identity(0.0)  # weight of the squared log-normaliser; 0 = off
+    compute_dtype: Literal["auto", "bfloat16", "float32"] = "auto"  # auto: bf16 off the CPU
+    attention: Literal["auto", "xla", "cudnn"] = "auto"  # auto: cuDNN on NVIDIA GPUs
+    remat: Literal["none", "dots", "full"] = "none"  # what the backward pass computes again
+    scan_unroll: int = 1  # layers a scan iteration holds; = layers unrolls the loop
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which text, how it becomes tokens, and how tokens become batches."""
+
+    paths: tuple[str, ...] = ()  # .txt .jsonl(.gz) .parquet files, folders, globs; none = Python's own
+    text_field: str = "text"  # of JSON lines and parquet rows
+    prepared_dir: str = "data/stdlib"  # token shards and their manifest
+    tokenizer: str = "bpe"  # byte, bpe (trained on the corpus) or the path of a tokenizer.json
+    vocab_size: int = 4096  # of the BPE that is trained
+    heldout_fraction: float = 0.06  # of the documents' groups, by hash
+    seq_len: int = identity(256)  # tokens a row
+    batch_size: int = identity(32)  # rows a step, over all devices
+    packing: Literal["auto", "segments", "documents"] = identity("auto")  # see data.py
+    eval_rows: int = 256  # held-out rows of an evaluation during training
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run."""
+
+    run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+def validate(config: Config) -> Config:
+    """The configuration, if its parts fit together."""
+    m, data, optim = config.model, config.data, config.optim
+    if m.heads % m.kv_heads:
+        raise UserError(
+            got=f"--model.heads {m.heads} --model.kv-heads {m.kv_heads}",
+            expected="kv_heads that divide heads",
+            do=f"choose --model.kv-heads among {[k for k in range(1, m.heads + 1) if m.heads % k == 0]}",
+        )
+    if m.head_dim % 2:
+        raise UserError(
+            got=f"--model.head-dim {m.head_dim}",
+            expected="an even number: RoPE rotates pairs",
+            do=f"choose {m.head_dim + 1}",
+        )
+    if m.layers % max(m.scan_unroll, 1):
+        raise UserError(
+            got=f"--model.scan-unroll {m.scan_unroll} with {m.layers} layers",
+            expected="a divisor of the layers",
+            do="1 compiles one layer, --model.layers unrolls all",
+        )
+    if data.batch_size % optim.micro_batches:
+        raise UserError(
+            got=f"--data.batch-size {data.batch_size} --optim.micro-batches {optim.micro_batches}",
+            expected="micro-batches that divide the batch",
+            do="change one of them",
+        )
+    if m.attention == "cudnn" and data.packing == "segments":
+        raise UserError(
+            got="--model.attention cudnn --data.packing segments",
+            expected="packing documents: that kernel knows no segments",
+            do="leave --data.packing at auto",
+        )
+    return config
+
+
+def demo() -> Config:
+    """1.7M parameters on Python's own source, about four minutes on two CPU cores."""
+    return Config(
+        run=RunConfig(run_dir="runs/demo", steps=400, eval_every_steps=100, save_every_steps=200),
+        optim=OptimConfig(optimizer="muon", horizon_steps=400, schedule="linear", warmup_steps=10),
+        model=ModelConfig(scan_unroll=4),
+    )
+
+
+def gpt2_124m() -> Config:
+    """GPT-2 small's size in today's shape (6 heads of 128: faster than 12 of 64); one H100."""
+    return Config(
+        run=RunConfig(
+            run_dir="runs/gpt2-124m", steps=3600, eval_every_steps=250, save_every_steps=500
+        ),
+        optim=OptimConfig(
+            learning_rate=1.8e-3, schedule="wsd", horizon_steps=3600, warmup_steps=250, micro_batches=8
+        ),
+        model=ModelConfig(
+            layers=12, width=768, heads=6, kv_heads=6, head_dim=128, mlp_width=2048, scan_unroll=12
+        ),
+        data=DataConfig(vocab_size=32_768, seq_len=1024, batch_size=512, eval_rows=1024),
+    )
+
+
+def llama_1b() -> Config:
+    """Llama 3.2 1B's shape, for a slice or a node: shard it with --mesh.fsdp."""
+    start = gpt2_124m()
+    return replace(
+        start,
+        run=replace(start.run, run_dir="runs/llama-1b", steps=20_000),
+        optim=replace(start.optim, learning_rate=6e-4, horizon_steps=20_000, warmup_steps=1000),
+        model=ModelConfig(
+            layers=16,
+            width=2048,
+            heads=32,
+            kv_heads=8,
+            head_dim=64,
+            mlp_width=8192,
+            qk_norm=False,
+            rope_theta=500_000.0,
+            remat="dots",
+        ),
+        data=replace(start.data, seq_len=2048, batch_size=512),
+    )
+
+
+PRESETS: dict[str, Callable[[], Config]] = {
+    "demo": demo,
+    "gpt2-124m": gpt2_124m,
+    "llama-1b": llama_1b,
+}

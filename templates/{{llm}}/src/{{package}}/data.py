@@ -1,0 +1,110 @@
+"""Rows of tokens and their order: a pure function of (seed, epoch, position).
+
+A row is T inputs and their targets in T + 1 tokens; -1 is padding. The position counts rows.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Literal
+
+import grain
+import jax
+import numpy as np
+from jaxtyping import Bool, Int
+
+from .errors import UserError
+from .shards import Split
+
+type Packing = Literal["segments", "documents"]
+"""`segments`: row i is tokens [i T, i T + T] of the stream: the model must not attend across BOS.
+`documents`: BOS and a piece of one document, for attention that knows no more than "causal"."""
+
+
+class Rows:
+    """The rows of one epoch in the order of the corpus; every text token is a target once."""
+
+    def __init__(self, split: Split, seq_len: int, packing: Packing) -> None:
+        self.split, self.seq_len, self.packing = split, seq_len, packing
+        # Segments are the pieces of the whole stream, as if it were one document.
+        self.starts = (
+            split.document_starts if packing == "documents" else split.shard_starts[[0, -1]]
+        )
+        pieces = -(-(np.diff(self.starts) - 1) // seq_len)
+        self.first_rows = np.cumsum(np.append(0, pieces))
+
+    def __len__(self) -> int:
+        return int(self.first_rows[-1])
+
+    def __getitem__(self, row: int) -> Int[np.ndarray, " T+1"]:
+        document = int(np.searchsorted(self.first_rows, row, "right")) - 1
+        start, end = map(int, self.starts[document : document + 2])
+        start += (row - int(self.first_rows[document])) * self.seq_len
+        tokens = self.split.read(start, min(start + self.seq_len + 1, end), self.seq_len + 1)
+        if self.packing == "documents":
+            tokens[0] = self.split.bos_id  # a later piece does not see the one before
+        return tokens
+
+    def waste(self) -> float:
+        """Fraction of targets that are padding."""
+        targets = self.starts[-1] - (len(self.starts) - 1)
+        return 1 - float(targets) / (len(self) * self.seq_len)
+
+
+def make_batches(
+    rows: Rows, *, seed: int, batch_size: int, micro_batches: int, sharding: jax.sharding.Sharding
+) -> Callable[[int], dict[str, jax.Array]]:
+    """Cursor in rows -> {"tokens": int32 (micro_batches, batch_size / micro_batches, T + 1)}.
+
+    Each process reads the rows of its own devices only. Safe from any thread.
+    """
+    if len(rows) < batch_size:
+        raise UserError(
+            got=f"{len(rows)} rows of {rows.seq_len} tokens in the train split",
+            expected=f"at least one batch of {batch_size} rows",
+            do="give more text, or lower --data.batch-size or --data.seq-len",
+        )
+    order = grain.MapDataset.source(rows).seed(seed).shuffle().repeat()  # reshuffled each epoch
+    shape = (micro_batches, batch_size // micro_batches, rows.seq_len + 1)
+
+    def batch(cursor: int) -> dict[str, jax.Array]:
+        # Devices along an axis that does not split the batch ask for the same rows.
+        read = functools.cache(lambda number: order[cursor + number])
+
+        def fill(index: tuple[slice, ...]) -> np.ndarray:
+            micro, row = (range(size)[part] for size, part in zip(shape, index[:2], strict=False))
+            return np.array([[read(m * shape[1] + r)[index[2]] for r in row] for m in micro])
+
+        return {"tokens": jax.make_array_from_callback(shape, sharding, fill)}
+
+    return batch
+
+
+def heldout_windows(split: Split, seq_len: int, stride: int) -> Int[np.ndarray, "N 3"]:
+    """First token, end, and first scored target in the stream of each evaluation window.
+
+    Windows lie inside documents and score every token but BOS exactly once: up to T in the first of
+    a document, `stride` in each later one, whose other tokens are context.
+    """
+    windows = []
+    for start, end in itertools.pairwise(split.document_starts.tolist()):
+        scored, stop = start + 1, min(start + 1 + seq_len, end)
+        while scored < end:
+            windows.append((max(start, stop - seq_len - 1), stop, scored))
+            scored, stop = stop, min(stop + stride, end)
+    return np.array(windows, np.int64).reshape(-1, 3)
+
+
+def heldout_rows(
+    split: Split, windows: Int[np.ndarray, "N 3"], seq_len: int, packing: Packing
+) -> tuple[Int[np.ndarray, "N T+1"], Bool[np.ndarray, "N T"]]:
+    """Tokens of the windows, and which targets count.
+
+    With `documents`, BOS takes the place of a window's first context token, as in training.
+    """
+    tokens = np.stack([split.read(first, end, seq_len + 1) for first, end, _ in windows.tolist()])
+    if packing == "documents":
+        tokens[:, 0] = split.bos_id
+    first, end, scored = windows.T[:, :, None]
+    target = first + 1 + np.arange(seq_len)
+    return tokens, (target >= scored) & (target < end)

@@ -1,0 +1,91 @@
+"""Held-out loss, exact bits per byte, and what general compressors make of the same bytes."""
+
+import functools
+import gzip
+import itertools
+import lzma
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from .contract import State
+from .data import heldout_rows, heldout_windows
+from .sharding import spec
+from .shards import Split
+from .step import Learner, token_losses
+
+FULL_WINDOWS = 16_384  # a larger held-out split is scored on its first documents only
+
+
+def make_evaluate(learner: Learner, split: Split, mesh: Mesh) -> Callable[[State], dict[str, float]]:
+    """State -> mean held-out loss, nats a token, of `eval_rows` windows spread over the split."""
+    windows = heldout_windows(split, learner.config.data.seq_len, learner.config.data.seq_len)
+    count = min(learner.config.data.eval_rows, len(windows))
+    chosen = windows[np.linspace(0, len(windows) - 1, count).round().astype(int)]
+    score = make_score(learner, split, mesh)
+
+    def evaluate(state: State) -> dict[str, float]:
+        nats, tokens = score(state["params"], chosen)
+        return {"heldout_loss": nats / tokens}
+
+    return evaluate
+
+
+def bits_per_byte(learner: Learner, params: Any, split: Split, mesh: Mesh) -> dict[str, float]:
+    """Every byte of the held-out documents, each token with at least half a row of context.
+
+    Beside it: gzip -9 and xz -9 on the same bytes, file by file and joined.
+    """
+    seq_len = learner.config.data.seq_len
+    windows = heldout_windows(split, seq_len, max(1, seq_len // 2))
+    ends = np.searchsorted(windows[:, 2], split.document_starts[1:])
+    documents = max(1, int(np.searchsorted(ends, FULL_WINDOWS, "right")))
+    nats, _ = make_score(learner, split, mesh)(params, windows[: ends[documents - 1]])
+    texts = list(itertools.islice(split.texts(), documents))
+    size_bytes = sum(map(len, texts))
+    return {
+        "heldout_bits_per_byte": nats / math.log(2) / size_bytes,
+        "heldout_documents": documents,
+        "heldout_bytes": size_bytes,
+    } | {
+        f"heldout_{name}_bits_per_byte": 8 * sum(len(compress(t)) for t in parts) / size_bytes
+        for how, parts in (("per_file", texts), ("joined", [b"".join(texts)]))
+        for name, compress in (
+            (f"gzip_{how}", functools.partial(gzip.compress, compresslevel=9)),
+            (f"xz_{how}", functools.partial(lzma.compress, preset=9)),
+        )
+    }
+
+
+def make_score(
+    learner: Learner, split: Split, mesh: Mesh
+) -> Callable[[Any, np.ndarray], tuple[float, int]]:
+    """(parameters, windows) -> summed nats of the scored targets, and how many they are."""
+    config = learner.config
+    size = config.data.batch_size // config.optim.micro_batches
+    sharding = NamedSharding(mesh, spec("batch", None))
+
+    @jax.jit
+    def nats(params: Any, tokens: jax.Array, scored: jax.Array) -> jax.Array:
+        losses, _, _ = token_losses(learner, params, tokens)
+        return jnp.where(scored, losses, 0).sum()
+
+    def batches(windows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for part in itertools.batched(windows, size):
+            rows = heldout_rows(split, np.array(part), config.data.seq_len, learner.packing)
+            yield tuple(np.pad(x, ((0, size - len(part)), (0, 0))) for x in rows)
+
+    def score(params: Any, windows: np.ndarray) -> tuple[float, int]:
+        total, count = 0.0, 0
+        for rows in batches(windows):
+            placed = (jax.make_array_from_callback(x.shape, sharding, x.__getitem__) for x in rows)
+            total += float(nats(params, *placed))
+            count += int(rows[1].sum())
+        return total, count
+
+    return score

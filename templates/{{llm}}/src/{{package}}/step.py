@@ -1,0 +1,146 @@
+"""The training step of a language model: loss, gradient and update as pure functions of one state.
+
+Runs no loop and opens no file. `Learner` holds what is static; the state is plain dicts of arrays.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from .attention import attend, resolve_attention
+from .config import Config
+from .contract import Metrics, Outputs, State
+from .gradient import Sums, mean_gradient
+from .model import Transformer
+from .optim import make_optimizer, make_schedule, mirror_specs
+from .sharding import spec
+
+
+@dataclass(frozen=True, eq=False)
+class Learner:
+    """What a step needs beside the state and the batch; made once, never changed."""
+
+    config: Config
+    vocab_size: int
+    bos_id: int
+    packing: str
+    attention: str
+    graph: Any
+    """NNX graph definition; with a tree of parameters it merges to a Transformer."""
+    declared: Any
+    """Abstract parameters with the facts declared beside them: axes, decay, label."""
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+
+
+def make_learner(config: Config, vocab_size: int, bos_id: int) -> Learner:
+    """Build the static parts; resolves `auto` by the platform."""
+    graph, declared = nnx.split(
+        nnx.eval_shape(lambda: Transformer(config.model, vocab_size, jax.random.key(0)))
+    )
+    attention = resolve_attention(config.model.attention)
+    packing = config.data.packing
+    if packing == "auto":
+        packing = "documents" if attention == "cudnn" else "segments"
+    optimizer = make_optimizer(config.optim, facts(declared, "label"), facts(declared, "decay"))
+    schedule = make_schedule(config.optim)
+    return Learner(
+        config, vocab_size, bos_id, packing, attention, graph, declared, optimizer, schedule
+    )
+
+
+def facts(declared: Any, name: str) -> Any:
+    """One declared fact of every parameter, as a tree of plain dicts."""
+    return _map_variables(lambda variable: getattr(variable, name), declared)
+
+
+def _map_variables(fn: Callable[[nnx.Variable], Any], declared: Any) -> Any:
+    is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
+    return nnx.to_pure_dict(jax.tree.map(fn, declared, is_leaf=is_variable))
+
+
+def init_state(learner: Learner, key: jax.Array) -> State:
+    """First state; to be jitted with output shardings, so that no host holds the whole model."""
+    model = Transformer(learner.config.model, learner.vocab_size, key)
+    parameters = nnx.to_pure_dict(nnx.state(model))
+    return {
+        "params": parameters,
+        "opt_state": learner.optimizer.init(parameters),
+        "step": jnp.zeros((), jnp.int32),
+        "key": key,  # base of all randomness in a step: fold_in(key, step); dropout would use it
+    }
+
+
+def state_specs(learner: Learner, abstract: State) -> Any:
+    """PartitionSpec of every array of the state, from the axes declared beside the parameters."""
+
+    def parameter_spec(variable: nnx.Variable) -> Any:
+        stacked = ("layers",) if len(variable.shape) > len(variable.axes) else ()
+        return spec(*stacked, *variable.axes)
+
+    return mirror_specs(abstract, _map_variables(parameter_spec, learner.declared))
+
+
+def token_losses(
+    learner: Learner, params: Any, tokens: Int[Array, "B T+1"]
+) -> tuple[Float[Array, "B T"], Bool[Array, "B T"], Float[Array, "B T"]]:
+    """Cross-entropy in nats, which targets count (-1 is padding), and the log-normaliser."""
+    inputs, targets = jnp.maximum(tokens[:, :-1], 0), tokens[:, 1:]
+    segments = None
+    if learner.packing == "segments":
+        segments = jnp.cumsum(inputs == learner.bos_id, axis=1)
+
+    def attention(q: Array, k: Array, v: Array, kept: None) -> tuple[Array, None]:
+        return attend(q, k, v, segments, learner.attention), kept
+
+    model = nnx.merge(learner.graph, nnx.State(params))
+    hidden, _ = model(inputs, attention)
+    logits = model.logits(hidden)
+    normaliser = jax.nn.logsumexp(logits, axis=-1)
+    # A comparison instead of a gather: it fuses, and stays local where the vocabulary is sharded.
+    chosen = jnp.arange(logits.shape[-1]) == targets[..., None]
+    return normaliser - jnp.where(chosen, logits, 0).sum(-1), targets >= 0, normaliser
+
+
+def objective(
+    learner: Learner, params: Any, tokens: Int[Array, "B T+1"]
+) -> tuple[Float[Array, ""], Sums]:
+    """Summed cross-entropy plus z-loss of a micro-batch, and the sums that are reported."""
+    losses, counted, normaliser = token_losses(learner, params, tokens)
+    loss = jnp.where(counted, losses, 0).sum()
+    z = learner.config.model.z_loss * jnp.where(counted, normaliser**2, 0).sum()
+    return loss + z, {"loss": loss, "weight": counted.sum().astype(jnp.float32)}
+
+
+def train_step(
+    learner: Learner, state: State, batch: dict[str, Int[Array, "M B T+1"]]
+) -> tuple[State, Metrics, Outputs]:
+    """One update from a batch of M micro-batches."""
+
+    def loss_fn(params: Any, micro_batch: dict[str, Array]) -> tuple[Array, Sums]:
+        return objective(learner, params, micro_batch["tokens"])
+
+    means, gradient = mean_gradient(loss_fn, state["params"], batch)
+    updates, opt_state = learner.optimizer.update(gradient, state["opt_state"], state["params"])
+    metrics = means | {
+        "grad_norm": optax.global_norm(gradient),
+        "lr_fraction": learner.schedule(state["step"]),
+    }
+    params = optax.apply_updates(state["params"], updates)
+    return state | {"params": params, "opt_state": opt_state, "step": state["step"] + 1}, metrics, {}
+
+
+def flops_per_token(learner: Learner) -> float:
+    """Training FLOPs: 6 per weight that multiplies (not the lookup) + causal attention, halved."""
+    c = learner.config.model
+    matrices = _map_variables(lambda v: math.prod(v.shape) * (v.label == "matrix"), learner.declared)
+    head = math.prod(nnx.to_pure_dict(learner.declared)["embedding"].shape)
+    attention = c.layers * c.heads * c.head_dim * learner.config.data.seq_len
+    return 6.0 * (sum(jax.tree.leaves(matrices)) + head + attention)

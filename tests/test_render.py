@@ -1,0 +1,169 @@
+"""Every kind and option renders without trust to a complete, clean project. Installs nothing."""
+
+import ast
+import itertools
+import json
+import re
+import subprocess
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import copier
+import pytest
+import yaml
+from growing import Answers, asked, choices, git, grow, layer_files, layers, pairs, pairwise, tree
+from link import destination
+
+COVER = list(pairwise())
+PARSERS: dict[str, Callable[[str], object]] = {
+    ".toml": tomllib.loads,
+    ".json": json.loads,
+    ".py": ast.parse,
+}
+PARSERS |= dict.fromkeys((".yml", ".yaml"), yaml.safe_load)
+
+
+def read(file: Path) -> str:
+    return file.read_bytes().decode("utf-8")
+
+
+def emitted(project: Path) -> list[Path]:
+    return [file for file in sorted(project.rglob("*")) if file.is_file()]
+
+
+def traces_of_jinja(project: Path) -> list[str]:
+    """Where a tag of ours was left; an f-string's `{{` and GitHub's `${{` are none."""
+    ours = re.compile(r"(?<!\$)\{\{\s*(" + "|".join(asked()) + r"|command|_copier)\b")
+    tag = re.compile(r"(?<!\$)\{\{|\{%|\{#")
+    own_answers = (
+        ".copier-answers.yml",
+        "pyproject.toml",
+        "README.md",
+        "AGENTS.md",
+        "devcontainer.json",
+    )
+    return [
+        f"{file.relative_to(project)}: {line}"
+        for file in emitted(project)
+        for line in read(file).splitlines()
+        if (ours if file.suffix == ".py" or file.name in own_answers else tag).search(line)
+    ]
+
+
+def test_the_cover_holds_every_pair_of_values() -> None:
+    wanted = {
+        frozenset({(a, x), (b, y)})
+        for a, b in itertools.combinations(asked(), 2)
+        for x in choices(a)
+        for y in choices(b)
+    }
+    assert set().union(*map(pairs, COVER)) == wanted
+    assert len(COVER) <= 40
+
+
+@pytest.mark.parametrize(
+    "answers", COVER, ids=lambda a: "-".join(a[n] for n in ("kind", "ci", "accelerator", "licence"))
+)
+def test_every_pair_of_options_renders_clean(
+    template: Path, tmp_path: Path, answers: Answers
+) -> None:
+    project = grow(template, tmp_path / "p", answers)
+    for file in emitted(project):
+        PARSERS.get(file.suffix, str)(read(file))
+        assert read(file).endswith("\n") or not read(file), f"{file.name} ends without a line break"
+    assert (
+        yaml.safe_load(read(project / ".copier-answers.yml"))
+        == {"_src_path": str(template)} | answers
+    )
+    assert traces_of_jinja(project) == []
+    for command in (["format", "--check"], ["check"]):
+        ruff = subprocess.run(
+            ["ruff", *command, "--no-cache", "--quiet", "."],
+            cwd=project,
+            capture_output=True,
+            text=True,
+        )
+        assert ruff.returncode == 0, ruff.stdout + ruff.stderr
+
+
+def test_exactly_the_files_of_the_active_layers_are_emitted(template: Path, tmp_path: Path) -> None:
+    for i, answers in enumerate(COVER):
+        project = grow(template, tmp_path / str(i), answers)
+        licence = "LICENSE" if answers["licence"] != "proprietary" else ""
+        expected = {
+            str(destination(file, answers["package"]))
+            .removesuffix(".jinja")
+            .replace("{{licence_file}}", licence)
+            for layer in layers(answers)
+            for file in layer_files(layer)
+        }
+        found = {str(file.relative_to(project)) for file in emitted(project)}
+        assert found == {name for name in expected if name} | {".copier-answers.yml"}
+
+
+def test_two_layers_that_meet_share_no_path() -> None:
+    for answers in COVER:
+        for one, two in itertools.combinations(layers(answers), 2):
+            shared = {f.relative_to(one) for f in layer_files(one)} & {
+                f.relative_to(two) for f in layer_files(two)
+            }
+            assert not shared, f"{one.name} and {two.name} both emit {shared}"
+
+
+def test_rendering_is_deterministic(template: Path, tmp_path: Path) -> None:
+    one, two = (grow(template, tmp_path / name) for name in ("one", "two"))
+    for project in (one, two):
+        git(project, "init", "--quiet")
+    assert tree(one) == tree(two)
+    assert read(one / ".copier-answers.yml") == read(two / ".copier-answers.yml")
+
+
+def test_a_copy_says_what_to_do_next(
+    template: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    copier.run_copy(str(template), tmp_path / "p", defaults=True)
+    told = capfd.readouterr().err
+    assert "uv run acorn train" in told
+    assert str(tmp_path / "p") in told
+
+
+def test_workflows_container_and_renovate_pass_their_linters(
+    template: Path, tmp_path: Path
+) -> None:
+    hub = grow(template, tmp_path / "hub", {"ci": "github"})
+    lab = grow(template, tmp_path / "lab", {"ci": "gitlab", "accelerator": "cuda12"})
+    schema = ["check-jsonschema", "--builtin-schema"]
+    commands: list[list[str | Path]] = [
+        [
+            "zizmor",
+            "--offline",
+            "--quiet",
+            "--persona",
+            "pedantic",
+            "--min-severity",
+            "low",
+            hub / ".github",
+        ],
+        [*schema, "vendor.github-workflows", *(hub / ".github" / "workflows").iterdir()],
+        [*schema, "vendor.gitlab-ci", lab / ".gitlab-ci.yml"],
+        [*schema, "vendor.renovate", hub / "renovate.json", lab / "renovate.json"],
+        ["hadolint", "--failure-threshold", "info", hub / "Dockerfile", lab / "Dockerfile"],
+    ]
+    for command in commands:
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+def test_actions_are_pinned_by_hash_and_permissions_start_at_none(project: Path) -> None:
+    for file in (project / ".github" / "workflows").iterdir():
+        used = re.findall(r"uses: *(.*)", read(file))
+        assert used
+        for action in used:
+            assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action), action
+        assert yaml.safe_load(read(file))["permissions"] == {}
+
+
+def test_tests_stay_out_of_the_wheel(project: Path) -> None:
+    build = tomllib.loads(read(project / "pyproject.toml"))["tool"]["hatch"]["build"]
+    assert build["targets"]["wheel"]["exclude"] == ["/src/*/tests"]
