@@ -93,7 +93,7 @@ def unigram_bits_per_byte() -> float:
 def test_it_learns(acorn: Path) -> None:
     options = """--run-dir runs/mini --steps 50 --log-every-steps 1 --eval-every-steps 0
         --save-every-steps 25 --optim.horizon-steps 50 --optim.warmup-steps 5 --data.tokenizer byte
-        --data.prepared-dir data/bytes --data.seq-len 128 --data.batch-size 16"""
+        --data.prepared-dir data/bytes --data.seq-len 128 --data.batch-size 16 --model.width 96"""
     uv(acorn, "run", "acorn", "train", "demo", *options.split())
 
     run = acorn / "runs" / "mini"

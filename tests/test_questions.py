@@ -68,33 +68,20 @@ def bare(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shutil.copytree(template, into, ignore=shutil.ignore_patterns("*.py"))
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    answers=st.fixed_dictionaries(
-        {},
-        optional={name: HOSTILE for name in OTHER_TEXT if name != "package"} | {"package": HOSTILE},
-    )
-)
-def test_any_text_renders_to_files_that_parse_or_is_refused(
-    bare: Path, tmp_path_factory: pytest.TempPathFactory, answers: dict[str, str]
-) -> None:
-    project = tmp_path_factory.mktemp("hostile") / "p"
+def renders_or_is_refused(template: Path, project: Path, answers: dict[str, str]) -> None:
+    """Every emitted file parses and says what was typed, or the refusal names the answer."""
     try:
-        grow(bare, project, answers)
-    except ValueError as refusal:
-        refused = re.match(r"Validation error for question '(\w+)': (.+)", str(refusal), re.DOTALL)
-        refused_name = refused[1] if refused else str(refusal)
+        grow(template, project, answers)
+    except ValueError as error:
+        refusal = re.match(r"Validation error for question '(\w+)': (.+)", str(error), re.DOTALL)
+        question = refusal[1] if refusal else str(error)
     else:
-        refused_name = ""
-    if refused_name:
-        assert refused_name in answers, "a default was refused"
+        question = ""
+    if question:
+        assert question in answers, "a default was refused"
         return
-    written = {
-        name: (project / name).read_text("utf-8")
-        for name in ("pyproject.toml", ".copier-answers.yml")
-    }
-    stored = yaml.safe_load(written[".copier-answers.yml"])
-    meta = tomllib.loads(written["pyproject.toml"])["project"]
+    stored = yaml.safe_load((project / ".copier-answers.yml").read_text("utf-8"))
+    meta = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))["project"]
     container = json.loads((project / ".devcontainer" / "devcontainer.json").read_text("utf-8"))
     for name, answer in answers.items():
         assert stored[name] == answer
@@ -104,9 +91,35 @@ def test_any_text_renders_to_files_that_parse_or_is_refused(
     assert meta.get("urls", {}).get("Repository", "") == stored["repository_url"]
     assert container["name"] == stored["project_name"]
     assert stored["package"].isidentifier()
-    assert meta["scripts"] == {stored["package"].replace("_", "-"): f"{stored['package']}.cli:main"}
+    script = stored["package"].replace("_", "-")
+    assert meta["scripts"] == {script: f"{stored['package']}.cli:main"}
     for file in (*project.rglob("*.yml"), *project.rglob("*.yaml")):
         yaml.safe_load(file.read_text("utf-8"))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("project_name",),
+        ("description", "author_name"),
+        ("package",),
+        ("author_email", "repository_url"),
+    ],
+    ids="-".join,
+)
+def test_nasty_text_renders_or_is_refused(
+    bare: Path, tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    for i, text in enumerate(NASTY):
+        renders_or_is_refused(bare, tmp_path / str(i), dict.fromkeys(names, text))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(answers=st.dictionaries(st.sampled_from(list(OTHER_TEXT)), HOSTILE, min_size=1, max_size=2))
+def test_any_text_renders_or_is_refused(
+    bare: Path, tmp_path_factory: pytest.TempPathFactory, answers: dict[str, str]
+) -> None:
+    renders_or_is_refused(bare, tmp_path_factory.mktemp("hostile") / "p", answers)
 
 
 @pytest.mark.parametrize(

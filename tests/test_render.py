@@ -4,7 +4,9 @@ import ast
 import itertools
 import json
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +32,11 @@ def read(file: Path) -> str:
 
 def emitted(project: Path) -> list[Path]:
     return [file for file in sorted(project.rglob("*")) if file.is_file()]
+
+
+def tool(name: str) -> str:
+    """A program of the environment that these tests run in."""
+    return str(Path(sys.executable).parent / name)
 
 
 def traces_of_jinja(project: Path) -> list[str]:
@@ -62,44 +69,52 @@ def test_the_cover_holds_every_pair_of_values() -> None:
     assert len(COVER) <= 40
 
 
-@pytest.mark.parametrize(
-    "answers", COVER, ids=lambda a: "-".join(a[n] for n in ("kind", "ci", "accelerator", "licence"))
-)
-def test_every_pair_of_options_renders_clean(
-    template: Path, tmp_path: Path, answers: Answers
-) -> None:
-    project = grow(template, tmp_path / "p", answers)
+def name_of(answers: Answers) -> str:
+    return "-".join(value for name, value in answers.items() if "choices" in asked()[name])
+
+
+@pytest.fixture(scope="module", params=COVER, ids=name_of)
+def grown(
+    template: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> tuple[Path, Answers]:
+    """A project for one answer set of the cover."""
+    return grow(template, tmp_path_factory.mktemp("grown") / "p", request.param), request.param
+
+
+def test_every_file_parses_and_none_shows_a_tag(grown: tuple[Path, Answers]) -> None:
+    project, _ = grown
     for file in emitted(project):
         PARSERS.get(file.suffix, str)(read(file))
         assert read(file).endswith("\n") or not read(file), f"{file.name} ends without a line break"
-    assert (
-        yaml.safe_load(read(project / ".copier-answers.yml"))
-        == {"_src_path": str(template)} | answers
-    )
     assert traces_of_jinja(project) == []
+
+
+def test_the_answers_are_kept(grown: tuple[Path, Answers], template: Path) -> None:
+    project, answers = grown
+    kept = yaml.safe_load(read(project / ".copier-answers.yml"))
+    assert kept == {"_src_path": str(template)} | answers
+
+
+def test_the_emitted_python_is_clean(grown: tuple[Path, Answers]) -> None:
+    project, _ = grown
     for command in (["format", "--check"], ["check"]):
-        ruff = subprocess.run(
-            ["ruff", *command, "--no-cache", "--quiet", "."],
-            cwd=project,
-            capture_output=True,
-            text=True,
-        )
-        assert ruff.returncode == 0, ruff.stdout + ruff.stderr
+        ruff = [tool("ruff"), *command, "--no-cache", "--quiet", "."]
+        done = subprocess.run(ruff, cwd=project, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_exactly_the_files_of_the_active_layers_are_emitted(template: Path, tmp_path: Path) -> None:
-    for i, answers in enumerate(COVER):
-        project = grow(template, tmp_path / str(i), answers)
-        licence = "LICENSE" if answers["licence"] != "proprietary" else ""
-        expected = {
-            str(destination(file, answers["package"]))
-            .removesuffix(".jinja")
-            .replace("{{licence_file}}", licence)
-            for layer in layers(answers)
-            for file in layer_files(layer)
-        }
-        found = {str(file.relative_to(project)) for file in emitted(project)}
-        assert found == {name for name in expected if name} | {".copier-answers.yml"}
+def test_exactly_the_files_of_the_active_layers_are_emitted(grown: tuple[Path, Answers]) -> None:
+    project, answers = grown
+    licence = "LICENSE" if answers["licence"] != "proprietary" else ""
+    expected = {
+        str(destination(file, answers["package"]))
+        .removesuffix(".jinja")
+        .replace("{{licence_file}}", licence)
+        for layer in layers(answers)
+        for file in layer_files(layer)
+    }
+    found = {str(file.relative_to(project)) for file in emitted(project)}
+    assert found == {name for name in expected if name} | {".copier-answers.yml"}
 
 
 def test_two_layers_that_meet_share_no_path() -> None:
@@ -109,6 +124,17 @@ def test_two_layers_that_meet_share_no_path() -> None:
                 f.relative_to(two) for f in layer_files(two)
             }
             assert not shared, f"{one.name} and {two.name} both emit {shared}"
+
+
+def test_droppings_of_tools_are_not_emitted(template: Path, tmp_path: Path) -> None:
+    littered = shutil.copytree(template, tmp_path / "template")
+    package = littered / "templates" / "{{common}}" / "src" / "{{package}}"
+    litter = ("__pycache__/x.cpython-312.pyc", "x.pyc", ".DS_Store", ".ruff_cache/x", "~x")
+    for name in litter:
+        (package / name).parent.mkdir(exist_ok=True)
+        (package / name).write_text("x")
+    project = grow(littered, tmp_path / "p")
+    assert not [name for name in litter if (project / "src" / "acorn" / name).exists()]
 
 
 def test_rendering_is_deterministic(template: Path, tmp_path: Path) -> None:
@@ -133,22 +159,14 @@ def test_workflows_container_and_renovate_pass_their_linters(
 ) -> None:
     hub = grow(template, tmp_path / "hub", {"ci": "github"})
     lab = grow(template, tmp_path / "lab", {"ci": "gitlab", "accelerator": "cuda12"})
-    schema = ["check-jsonschema", "--builtin-schema"]
+    audit = ["--offline", "--quiet", "--persona", "pedantic", "--min-severity", "low"]
+    schema: list[str | Path] = [tool("check-jsonschema"), "--builtin-schema"]
     commands: list[list[str | Path]] = [
-        [
-            "zizmor",
-            "--offline",
-            "--quiet",
-            "--persona",
-            "pedantic",
-            "--min-severity",
-            "low",
-            hub / ".github",
-        ],
+        [tool("zizmor"), *audit, hub / ".github"],
         [*schema, "vendor.github-workflows", *(hub / ".github" / "workflows").iterdir()],
         [*schema, "vendor.gitlab-ci", lab / ".gitlab-ci.yml"],
         [*schema, "vendor.renovate", hub / "renovate.json", lab / "renovate.json"],
-        ["hadolint", "--failure-threshold", "info", hub / "Dockerfile", lab / "Dockerfile"],
+        [tool("hadolint"), "--failure-threshold", "info", hub / "Dockerfile", lab / "Dockerfile"],
     ]
     for command in commands:
         done = subprocess.run(command, capture_output=True, text=True)

@@ -39,7 +39,7 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int) -> None:
         self._folder, self._keep = folder.absolute(), keep
         self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
+        self._error: str | None = None
         self.last_saved = -1
 
     def save(self, step: int, state: State, facts: dict[str, Any]) -> None:
@@ -63,7 +63,7 @@ class Checkpoints:
         )
         self._thread.start()
 
-    def wait(self) -> BaseException | None:
+    def wait(self) -> str | None:
         """Wait for the save under way; what went wrong with the newest one, if anything."""
         if self._thread is not None:
             self._thread.join()
@@ -86,13 +86,13 @@ class Checkpoints:
 
     def _report(self, path: Path, error: Exception) -> None:
         # The run goes on: earlier checkpoints stand, and there may be room again at the next save.
-        self._error = error
+        self._error = str(error).splitlines()[0][:300]
         shutil.rmtree(path, ignore_errors=True)
         free = shutil.disk_usage(self._folder.parent).free
         log.warning(
             "checkpoint %s was NOT saved: %s; %.1f GB are free there; earlier ones are untouched",
             path.name,
-            str(error).splitlines()[0][:300],
+            self._error,
             free / 1e9,
         )
 
@@ -106,23 +106,35 @@ class Checkpoints:
 
         A damaged one is renamed aside. `must_match` is what the manifest's `identity` has to equal.
         """
-        for step in self._agreed_steps():
-            path = self._path(step)
-            complaint = self._complaint(step)
-            if not all_agree(complaint is None):
-                self._set_aside(path, complaint or "another process found it damaged")
-                continue
-            manifest = json.loads((path / "manifest.json").read_text())
-            _check_identity(path, manifest, must_match)
-            _check_tree(path, manifest["tree"], describe_tree(abstract))
-            self.last_saved = step
-            return ocp.load(path / "state", abstract), manifest
+        if (found := self.newest()) is None:
+            return None
+        path, manifest = found
+        _check_identity(path, manifest, must_match)
+        _check_tree(path, manifest["tree"], describe_tree(abstract))
+        self.last_saved = manifest["step"]
+        return load(path, abstract), manifest
+
+    def newest(self, *, mend: bool = True) -> tuple[Path, dict[str, Any]] | None:
+        """Folder and manifest of the newest sound checkpoint, if there is one.
+
+        `mend` renames damaged ones aside and clears what a kill left half-done; one who only reads
+        must not, since a run may be saving there.
+        """
+        for step in self._agreed_steps(mend):
+            path, complaint = self._path(step), self._complaint(step)
+            if all_agree(complaint is None):
+                return path, json.loads((path / "manifest.json").read_text())
+            complaint = complaint or "another process found it damaged"
+            if mend:
+                self._set_aside(path, complaint)
+            else:
+                log.warning("checkpoint %s is damaged (%s): passed over", path.name, complaint)
         return None
 
-    def _agreed_steps(self) -> list[int]:
-        """Committed steps, newest first, as process 0 sees them; clears what a kill left half-done."""
+    def _agreed_steps(self, mend: bool) -> list[int]:
+        """Committed steps, newest first, as process 0 sees them."""
         steps = self._steps()
-        if jax.process_index() == 0:
+        if mend and jax.process_index() == 0:
             for step in steps:
                 if not self._committed(step):
                     shutil.rmtree(self._path(step), ignore_errors=True)
@@ -170,6 +182,14 @@ class Checkpoints:
         except (OSError, ValueError, KeyError):
             processes = 1  # damaged or missing: if it was committed, `restore` sets it aside
         return all((path / f"files-{i}.json").exists() for i in range(processes))
+
+
+def load(path: Path, abstract: Any) -> Any:
+    """The arrays of a sound checkpoint that `abstract` names, onto its shardings."""
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    with context:
+        return ocp.load(path / "state", abstract)
 
 
 def describe_tree(tree: Any) -> dict[str, str]:

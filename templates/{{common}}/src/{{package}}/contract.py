@@ -34,7 +34,7 @@ class Workload:
     """State -> held-out metrics; called by every process at the same step."""
     finish: Callable[[State], dict[str, Any]] | None = None
     """State -> what the run summary says beyond the loop's own figures."""
-    rate: tuple[str, float] = ("steps", 1.0)
+    rate: tuple[str, int | float] = ("steps", 1)
     """Name and number of the units a step works through, e.g. ("tokens", 16384)."""
     flops_per_step: float | None = None
     """Model FLOPs of one step by a written formula; None = no MFU."""

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from .errors import Exit, UserError
@@ -52,15 +53,28 @@ def _tpu_hosts() -> int:
 
 
 def end_together(code: int, reason: str) -> None:
-    """Tell the other processes why this one ends, then end at once with `code`."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if (client := _client()) is not None:
-        client.key_value_set(f"failure/{jax.process_index()}", f"{code} {reason}", allow_overwrite=True)
-        time.sleep(4 * POLL_S)  # process 0 holds the store: let the others read it first
+    """Tell the other processes why this one ends, then end with `code`."""
+    if announce(code, reason):
         # A normal exit would wait in JAX's shutdown barrier for processes that never come.
         os._exit(code)
     sys.exit(code)
+
+
+def announce(code: int, reason: str) -> bool:
+    """Leave the exit code for the other processes; False if there are none."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    client = _client()
+    if client is None:
+        return False
+    client.key_value_set(f"failure/{jax.process_index()}", f"{code} {reason}", allow_overwrite=True)
+    _let_others_read()
+    return True
+
+
+def _let_others_read() -> None:
+    if jax.process_index() == 0:  # it holds the store, and losing that aborts the others with 134
+        time.sleep(4 * POLL_S)
 
 
 class Watch:
@@ -86,12 +100,13 @@ class Watch:
                 code, reason = value.split(" ", 1)
                 print(f"\nended because process {key.split('/')[-1]} did: {reason}", file=sys.stderr)
                 sys.stderr.flush()
+                _let_others_read()
                 os._exit(int(code))
             silent_s = time.monotonic() - self._beat
             if 0 < self._timeout_s < silent_s:
                 print(f"\nno step ended for {silent_s:.0f} s; the stacks follow", file=sys.stderr)
                 faulthandler.dump_traceback(sys.stderr)
-                end_together(Exit.HUNG, f"no step ended for {silent_s:.0f} s")
+                announce(Exit.HUNG, f"no step ended for {silent_s:.0f} s")
                 os._exit(Exit.HUNG)
 
 
@@ -135,7 +150,7 @@ def all_agree(ok: bool) -> bool:
     """Whether `ok` holds in every process; call it in every process."""
     if jax.process_count() == 1:
         return ok
-    return bool(multihost_utils.process_allgather(jax.numpy.asarray(ok)).all())
+    return bool(multihost_utils.process_allgather(np.asarray(ok)).all())
 
 
 def barrier(name: str) -> None:

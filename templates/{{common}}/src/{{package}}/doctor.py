@@ -18,12 +18,7 @@ type Check = tuple[str, str, str]
 
 TRIO = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 SETTINGS = ("JAX_", "XLA_", "LIBTPU_", "NCCL_", "TF_GPU_", "MEGASCALE_")
-COSTLY = {
-    "JAX_DISABLE_JIT": "runs every operation alone: unset it to train",
-    "JAX_DEBUG_NANS": "waits for every step and runs it again on a NaN: unset it to train",
-    "JAX_ENABLE_X64": "makes float64 the default, which TPUs emulate: unset it",
-    "XLA_PYTHON_CLIENT_ALLOCATOR": "platform allocates anew for every array: unset it to train",
-}
+COSTLY = ("JAX_DISABLE_JIT", "JAX_DEBUG_NANS", "JAX_ENABLE_X64", "XLA_PYTHON_CLIENT_ALLOCATOR")
 
 
 def doctor(argv: list[str]) -> int:
@@ -101,7 +96,8 @@ def _settings() -> Iterator[Check]:
     for name in sorted(n for n in os.environ if n.startswith(SETTINGS) and n not in TRIO):
         value = os.environ[name]
         costly = name in COSTLY and value.lower() not in ("", "0", "false", "default")
-        yield "warn" if costly else "ok", f"{name}={value}", COSTLY[name] if costly else ""
+        do = "unset it to train: it is for debugging, and slow" if costly else ""
+        yield "warn" if costly else "ok", f"{name}={value}", do
 
 
 def _disk(run_dir: Path) -> Iterator[Check]:

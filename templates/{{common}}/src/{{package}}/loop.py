@@ -79,7 +79,7 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
         return values
 
     # ---- the loop ----
-    code: Exit | None = None
+    code, pending = None, None
     with ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
         stack.callback(recorder.close)
@@ -87,53 +87,51 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
         stack.callback(watch.close)
         stack.callback(checkpoints.wait)
         batches = stack.enter_context(Prefetch(workload, cursor))
-        stop = stack.enter_context(StopRequest().listening())
-        pending: tuple[int, Metrics] | None = None
-        for step in range(first + 1, run_config.steps + 1):
-            clock.enter("data_wait")
-            batch = batches.take()
-            clock.enter("compile" if step == first + 1 else "step")
-            recorder.profile(step)
-            with one_compilation.watching(state, batch):
-                state, metrics, outputs = step_fn(state, batch)
-            sink.add(outputs)
-            cursor += workload.stride
-            # Metrics are read one step late, so that the device never waits for the host.
-            if pending is not None:
-                recorder.step(pending[0], settle(*pending))
-            pending = (step, metrics)
+        with StopRequest().listening() as stop:
+            for step in range(first + 1, run_config.steps + 1):
+                clock.enter("data_wait")
+                batch = batches.take()
+                clock.enter("compile" if step == first + 1 else "step")
+                recorder.profile(step)
+                with one_compilation.watching(state, batch):
+                    state, metrics, outputs = step_fn(state, batch)
+                sink.add(outputs)
+                cursor += workload.stride
+                # Metrics are read one step late, so that the device never waits for the host.
+                if pending is not None:
+                    recorder.step(pending[0], settle(*pending))
+                pending = (step, metrics)
 
-            code = stop.decide(step)
-            last = code is not None or step == run_config.steps
-            evaluating = workload.evaluate is not None and (
-                _due(step, run_config.eval_every_steps) or (last and code is None)
-            )
-            saving = _due(step, run_config.save_every_steps) or last
-            if step == first + 1 or evaluating or saving:
-                values = settle(*pending)
-                pending = None
-                if step == first + 1:
-                    recorder.compiled(counter.seconds)
-                if evaluating:
-                    with clock.measure("evaluate"):
-                        values |= workload.evaluate(state)
-                recorder.step(step, values, force=evaluating or last)
-            if saving:
-                with clock.measure("checkpoint"):
-                    began = time.monotonic()
-                    sink.write(step)
-                    checkpoints.save(step, state, facts | {"cursor": cursor})
-                    recorder.saved(time.monotonic() - began)
-            if code is not None:
-                break
-
+                code = stop.decide(step)
+                last = code is not None or step == run_config.steps
+                saving = _due(step, run_config.save_every_steps) or last
+                evaluating = workload.evaluate is not None and (
+                    _due(step, run_config.eval_every_steps) or step == run_config.steps
+                )
+                if step == first + 1 or evaluating or saving:
+                    values = settle(*pending)
+                    pending = None
+                    if step == first + 1:
+                        recorder.compiled(counter.seconds)
+                    if evaluating:
+                        with clock.measure("evaluate"):
+                            values |= workload.evaluate(state)
+                    recorder.step(step, values, force=evaluating or last)
+                if saving:
+                    with clock.measure("checkpoint"):
+                        began_s = time.monotonic()
+                        sink.write(step)
+                        checkpoints.save(step, state, facts | {"cursor": cursor})
+                        recorder.saved(time.monotonic() - began_s)
+                if code is not None:
+                    break
         clock.enter("checkpoint")
         if (error := checkpoints.wait()) is not None:
             raise UserError(
-                got=f"the last checkpoint could not be saved: {str(error).splitlines()[0][:300]}",
+                got=f"the last checkpoint could not be saved: {error}",
                 expected=f"room for it in {run_dir}",
-                do="free some space and run the same command again: it goes on from the "
-                "checkpoint before",
+                do="free some space and run the same command again: it goes on from the last "
+                "checkpoint that was saved",
             )
         if code is not None:
             log.warning("saved at step %d; the same command goes on from there", step)

@@ -49,7 +49,8 @@ class ProgressBar:
 
     def close(self) -> None:
         """Leave the last state of the bar on the screen."""
-        self._live.stop()
+        if self._console.is_interactive:
+            self._live.stop()
 
 
 def label(name: str) -> str:

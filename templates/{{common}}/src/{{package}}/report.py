@@ -6,6 +6,7 @@ Opens offline, in light and dark; every string is escaped, whoever wrote it.
 import base64
 import contextlib
 import io
+import itertools
 import json
 import re
 from collections.abc import Iterable
@@ -42,16 +43,8 @@ td { border-bottom: 1px solid var(--line); padding: .28rem .6rem .28rem 0; verti
 td + td { font-variant-numeric: tabular-nums } td, pre { white-space: pre-wrap; font-size: .86rem }
 summary { cursor: pointer; font-weight: 600; margin: 1.4rem 0 .4rem }
 """
-# Okabe and Ito's colours again; step, the time well spent, is the green.
-PARTS = {
-    "step_s": "#009e73",
-    "redone_s": "#d55e00",
-    "compile_s": "#cc79a7",
-    "data_wait_s": "#e69f00",
-    "evaluate_s": "#0072b2",
-    "checkpoint_s": "#56b4e9",
-    "restore_s": "#f0e442",
-}
+# Okabe and Ito's colours, for the parts of the time from the largest to the smallest.
+COLOURS = ["#009e73", "#0072b2", "#e69f00", "#d55e00", "#56b4e9", "#cc79a7", "#f0e442", "#8c96a3"]
 WARNING_LINES = 40  # the last ones
 
 
@@ -115,10 +108,11 @@ def _cards(summary: dict[str, Any]) -> str:
 
 def _bar(spent: dict[str, float]) -> str:
     bar, rows, total_s = "", "", sum(spent.values()) or 1.0
-    for part, seconds in sorted(spent.items(), key=lambda item: -item[1]):
-        colour, share = f"background:{PARTS.get(part, '#b0b7c0')}", f"{seconds / total_s:.2%}"
-        bar += f'<div style="width:{share};{colour}"></div>'
-        words = f'<i style="{colour}"></i>{escape(label(part))}'
+    ranked = sorted(spent.items(), key=lambda item: -item[1])
+    for (part, seconds), colour in zip(ranked, itertools.cycle(COLOURS), strict=False):
+        paint, share = f'style="background:{colour};', f"{seconds / total_s:.2%}"
+        bar += f'<div {paint}width:{share}"></div>'
+        words = f'<i {paint}"></i>{escape(label(part))}'
         rows += f"<tr><td>{words}</td><td>{show(part, seconds)}, {share}</td></tr>"
     return bar and f'<div class="bar">{bar}</div><table>{rows}</table>'
 

@@ -48,6 +48,18 @@ def to_dict(config: Any) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in flatten(plain).items()}
 
 
+def from_dict[T](default: T, flat: dict[str, Any], prefix: str = "") -> T:
+    """What `to_dict` wrote, as a configuration: fields it does not name stay those of `default`."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(default):  # type: ignore[arg-type]
+        value, name = getattr(default, field.name), prefix + field.name
+        if dataclasses.is_dataclass(value):
+            values[field.name] = from_dict(value, flat, f"{name}.")
+        elif name in flat:
+            values[field.name] = tuple(flat[name]) if isinstance(value, tuple) else flat[name]
+    return dataclasses.replace(default, **values)  # type: ignore[type-var]
+
+
 def identity_of(config: Any, prefix: str = "") -> dict[str, Any]:
     """Dotted name -> value of every field a resume must match."""
     found: dict[str, Any] = {}

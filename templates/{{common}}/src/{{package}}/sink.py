@@ -6,7 +6,6 @@ any kill there is no gap and no duplicate.
 """
 
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -43,7 +42,7 @@ class Sink:
                 path.unlink()
 
 
-def read_outputs(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
+def read_outputs(folder: Path) -> dict[str, np.ndarray]:
     """Name -> array with one leading axis over all steps so far."""
     parts = [dict(np.load(path)) for path in sorted(folder.glob("*.npz"))]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}

@@ -36,19 +36,17 @@ def make_trackers(
 ) -> list[Leaf]:
     """Leaves by name, going on after `step`. UserError for an unknown or uninstalled one."""
     makers = {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow}
-    leaves: list[Leaf] = []
     for name in names:
         if name not in makers:
-            do = "correct --trackers"
-            raise UserError(got=f"tracker {name!r}", expected=" ".join(makers), do=do)
+            got, expected = f"tracker {name!r}", " ".join(makers)
+            raise UserError(got=got, expected=expected, do="correct --trackers")
+    leaves: list[Leaf] = []
+    for name in names:
         try:
             leaves.append(makers[name](run_dir, config, step))
         except ImportError as error:
-            raise UserError(
-                got=f"tracker {name!r}, but {error.name or error} cannot be imported",
-                expected=f"the packages of the extra {name!r}",
-                do=f"uv sync --extra {name}, or leave {name} out of --trackers",
-            ) from error
+            got, do = f"{name} cannot be imported: {error}", f"uv sync --extra {name}"
+            raise UserError(got=got, expected=f"the extra {name!r}", do=do) from error
     return leaves
 
 

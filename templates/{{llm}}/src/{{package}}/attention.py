@@ -17,17 +17,22 @@ from .errors import UserError
 QUERY_BLOCK = 128
 
 
-def resolve_attention(choice: str) -> str:
-    """ "auto" -> "cudnn" on NVIDIA GPUs, else "xla"; JAX itself never picks cuDNN (jax#24411)."""
-    client = jax.devices()[0].client
-    on_cuda = jax.default_backend() == "gpu" and "cuda" in client.platform_version.lower()
+def resolve_attention(choice: str, packing: str, platform: str | None = None) -> str:
+    """ "auto" -> "cudnn" on NVIDIA GPUs, else "xla"; JAX itself never picks cuDNN (jax#24411).
+
+    cuDNN knows no segments: packed in that way, a GPU takes "xla" too.
+    """
+    on_cuda = (platform or jax.default_backend()) == "gpu" and (
+        "cuda" in jax.devices()[0].client.platform_version.lower()
+    )
     if choice == "cudnn" and not on_cuda:
         raise UserError(
             got=f"--model.attention cudnn on {jax.devices()[0].device_kind}",
             expected="an NVIDIA GPU",
             do="leave --model.attention at auto",
         )
-    return ("cudnn" if on_cuda else "xla") if choice == "auto" else choice
+    best = "cudnn" if on_cuda and packing != "segments" else "xla"
+    return best if choice == "auto" else choice
 
 
 def attend(

@@ -38,6 +38,43 @@ def prepare(*, config: Settings) -> int:
     return Exit.DONE
 
 
+def sample(
+    *,
+    run_dir: str = "runs/demo",
+    prompt: str = "",
+    chars: int = 300,
+    temperature: float = 0.8,
+    top_p: float = 0.95,
+    seed: int = 0,
+) -> int:
+    """Write text from the newest checkpoint; with no prompt, from the start of a document."""
+    from .sample import sample
+
+    sample(run_dir, prompt=prompt, chars=chars, temperature=temperature, top_p=top_p, seed=seed)
+    return Exit.DONE
+
+
+def evaluate(*, run_dir: str = "runs/demo") -> int:
+    """Exact held-out bits per byte of the newest checkpoint, beside gzip and xz."""
+    import jax
+
+    from .distributed import start_processes
+    from .evaluate import bits_per_byte
+    from .report import format_summary
+    from .shards import open_split, read_manifest
+    from .trained import open_run
+
+    start_processes()
+    run = open_run(run_dir)
+    folder = run.learner.config.data.prepared_dir
+    text, heldout = read_manifest(folder), open_split(folder, "heldout")
+    with jax.set_mesh(run.mesh):
+        found = bits_per_byte(run.learner, run.params, heldout, run.mesh)
+    origin = {"corpus_sha256": text.corpus_sha256, "corpus_python": text.python}
+    print(format_summary({"step": run.step} | found | origin))
+    return Exit.DONE
+
+
 def doctor() -> int:
     """Say what this environment is, and what is wrong with it."""
     from .doctor import doctor
@@ -55,6 +92,8 @@ def template_status() -> int:
 COMMANDS: dict[str, Callable[..., int]] = {
     "train": train,
     "prepare": prepare,
+    "sample": sample,
+    "evaluate": evaluate,
     "doctor": doctor,
     "template-status": template_status,
 }

@@ -76,7 +76,7 @@ def read_documents(config: DataConfig) -> Iterator[Document]:
                 except UnicodeDecodeError:
                     text, problem = "", "not UTF-8"
                 yield Document(piece, split, text, disk_bytes, problem)
-        except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
+        except (OSError, EOFError, zlib.error, ValueError, KeyError, NotImplementedError) as error:
             raise UserError(
                 got=f"{path}: {type(error).__name__}: {error}",
                 expected=f'a whole file, with a text under "{config.text_field}" in each record',

@@ -36,7 +36,7 @@ class Rows:
     def __len__(self) -> int:
         return int(self.first_rows[-1])
 
-    def __getitem__(self, row: int) -> Int[np.ndarray, " T+1"]:
+    def __getitem__(self, row: int) -> Int[np.ndarray, " {self.seq_len}+1"]:
         document = int(np.searchsorted(self.first_rows, row, "right")) - 1
         start, end = map(int, self.starts[document : document + 2])
         start += (row - int(self.first_rows[document])) * self.seq_len
@@ -97,7 +97,7 @@ def heldout_windows(split: Split, seq_len: int, stride: int) -> Int[np.ndarray, 
 
 def heldout_rows(
     split: Split, windows: Int[np.ndarray, "N 3"], seq_len: int, packing: Packing
-) -> tuple[Int[np.ndarray, "N T+1"], Bool[np.ndarray, "N T"]]:
+) -> tuple[Int[np.ndarray, "N {seq_len}+1"], Bool[np.ndarray, "N {seq_len}"]]:
     """Tokens of the windows, and which targets count.
 
     With `documents`, BOS takes the place of a window's first context token, as in training.

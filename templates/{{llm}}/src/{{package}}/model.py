@@ -1,7 +1,7 @@
 """Decoder-only Transformer in the shape of Llama and Qwen3, as Flax NNX modules.
 
 A parameter's shape, logical axes, initialiser, decay and label stand in one `weight` call.
-Letters in shape comments: B rows, T tokens, D width, N heads, K kv heads, H head_dim, F mlp_width,
+Letters in shapes: B rows, T tokens, D width, N heads, K kv heads, H head_dim, P = H / 2, F mlp_width,
 V vocabulary. Knows no loss, optimizer, mesh or file.
 """
 
@@ -30,9 +30,9 @@ type Attention = Callable[..., tuple[Array, Any]]
 """(q, k, v, kept=...) -> (mixed values (B, T, N * H), what to keep)."""
 
 
-def compute_dtype(config: ModelConfig) -> jnp.dtype:
+def compute_dtype(config: ModelConfig, platform: str | None = None) -> jnp.dtype:
     """The dtype of matrix products; masters, norms, softmax and loss stay float32."""
-    on_cpu = jax.default_backend() == "cpu"
+    on_cpu = (platform or jax.default_backend()) == "cpu"
     choice = config.compute_dtype
     return jnp.dtype(("float32" if on_cpu else "bfloat16") if choice == "auto" else choice)
 
@@ -57,7 +57,7 @@ def rms_norm(x: Float[Array, "... D"], gain: Float[Array, " D"]) -> Float[Array,
     return (wide * inverse * gain).astype(x.dtype)
 
 
-def rope_table(config: ModelConfig, length: int) -> Float[np.ndarray, "2 T H/2"]:
+def rope_table(config: ModelConfig, length: int) -> Float[np.ndarray, "2 T P"]:
     """Cosines and sines of RoPE (arXiv:2104.09864); a constant, since XLA recomputes fused ones.
 
     rope_factor > 1 stretches low frequencies as Llama 3.1 does.
@@ -73,7 +73,7 @@ def rope_table(config: ModelConfig, length: int) -> Float[np.ndarray, "2 T H/2"]
     return np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
 
 
-def rotate(x: Float[Array, "B T N H"], table: Float[Array, "2 T H/2"]) -> Float[Array, "B T N H"]:
+def rotate(x: Float[Array, "B T N H"], table: Float[Array, "2 T P"]) -> Float[Array, "B T N H"]:
     """Rotate the pairs (x_i, x_{i + H/2}), the layout of Llama checkpoints on the Hub."""
     cos, sin = table[:, :, None].astype(x.dtype)
     first, second = jnp.split(x, 2, axis=-1)
@@ -110,7 +110,7 @@ class Block(nnx.Module):
         self.down = matrix(next(keys), (c.mlp_width, c.width), ("mlp", "embed"), std=back)
 
     def __call__(
-        self, x: Float[Array, "B T D"], table: Float[Array, "2 T H/2"], attention: Attention
+        self, x: Float[Array, "B T D"], table: Float[Array, "2 T P"], attention: Attention
     ) -> tuple[Float[Array, "B T D"], Any]:
         """The layer's output, and whatever `attention` keeps (a cache when sampling)."""
         mixed, kept = attention(*self.query_key_value(rms_norm(x, self.attention_norm[...]), table))
@@ -120,7 +120,7 @@ class Block(nnx.Module):
         return constrain(x, "batch", None, None), kept
 
     def query_key_value(
-        self, h: Float[Array, "B T D"], table: Float[Array, "2 T H/2"]
+        self, h: Float[Array, "B T D"], table: Float[Array, "2 T P"]
     ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
         """Projected, normed and rotated; what a cache of keys and values holds."""
         heads = (linear(h, matrix) for matrix in (self.query, self.key, self.value))
@@ -153,7 +153,7 @@ class Transformer(nnx.Module):
         tokens: Int[Array, "B T"],
         attention: Attention,
         *,
-        table: Float[Array, "2 T H/2"] | None = None,
+        table: Float[Array, "2 T P"] | None = None,
         kept: Any = None,
     ) -> tuple[Float[Array, "B T D"], Any]:
         """Final hidden states; `attention` gets q, k, v and the layer's slice of `kept`.

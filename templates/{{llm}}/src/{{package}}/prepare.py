@@ -133,7 +133,7 @@ def _write_shards(
 ) -> Manifest:
     folder, corpus = Path(config.prepared_dir), hashlib.sha256()
     done = {shard.source_sha256: shard for shard in manifest.shards}
-    unusable: dict[str, tuple[int, list[str]]] = {}
+    unusable: dict[str, list[Any]] = {}
     shards: list[Shard] = []
 
     def usable() -> Iterator[Document]:
@@ -142,13 +142,16 @@ def _write_shards(
                 corpus.update(_digest(document))
                 yield document
                 continue
-            count, names = unusable.get(document.problem, (0, []))
-            unusable[document.problem] = (count + 1, [*names, document.name][:NAMES_KEPT])
+            count, names = unusable.get(document.problem, [0, []])
+            unusable[document.problem] = [count + 1, [*names, document.name][:NAMES_KEPT]]
+            advance(document.disk_bytes)
 
     for split, documents in _shards_of(usable()):
         name = f"{split}-{sum(shard.split == split for shard in shards):05d}"
         source = hashlib.sha256(b"".join([name.encode(), *map(_digest, documents)])).hexdigest()
-        if source not in done:
+        if source in done:
+            advance(sum(document.disk_bytes for document in documents))
+        else:
             facts = _write_shard(folder / name, documents, tokenizer, manifest.dtype, advance)
             done[source] = Shard(split=split, source_sha256=source, **facts)
             manifest = dataclasses.replace(manifest, shards=tuple(done.values()))

@@ -49,8 +49,8 @@ class Manifest:
     python: str  # version; its library is the default corpus
     corpus_sha256: str = ""  # of names and texts
     complete: bool = False
-    # Problem -> how many documents were left out for it, and the names of the first.
-    unusable: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
+    # Problem -> [how many documents were left out for it, the names of the first].
+    unusable: dict[str, list[Any]] = field(default_factory=dict)
     shards: tuple[Shard, ...] = ()
     format: int = FORMAT
 
@@ -65,12 +65,12 @@ class Split:
 
     folder: Path
     shards: tuple[Shard, ...]
-    shard_starts: Int[np.ndarray, " shards+1"]  # first token of each, and the end of the stream
-    document_starts: Int[np.ndarray, " documents+1"]
+    shard_starts: Int[np.ndarray, " shards_end"]  # first token of each, then the end
+    document_starts: Int[np.ndarray, " documents_end"]
     text_bytes: int
     bos_id: int
 
-    def read(self, start: int, stop: int, length: int) -> Int[np.ndarray, " length"]:
+    def read(self, start: int, stop: int, length: int) -> Int[np.ndarray, " {length}"]:
         """Tokens [start, stop) as int32, padded with -1. Safe from any thread."""
         out, done = np.full(length, -1, np.int32), 0
         shard = int(np.searchsorted(self.shard_starts, start, "right")) - 1

@@ -5,7 +5,7 @@ Runs no loop and opens no file. `Learner` holds what is static; the state is pla
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from .attention import attend, resolve_attention
 from .config import Config
 from .contract import Metrics, Outputs, State
 from .gradient import Sums, mean_gradient
-from .model import Transformer
+from .model import Transformer, compute_dtype
 from .optim import make_optimizer, make_schedule, mirror_specs
 from .sharding import spec
 
@@ -40,12 +40,16 @@ class Learner:
     schedule: optax.Schedule
 
 
-def make_learner(config: Config, vocab_size: int, bos_id: int) -> Learner:
-    """Build the static parts; resolves `auto` by the platform."""
+def make_learner(
+    config: Config, vocab_size: int, bos_id: int, platform: str | None = None
+) -> Learner:
+    """Build the static parts; `auto` is resolved for a platform of JAX (None = this one)."""
+    attention = resolve_attention(config.model.attention, config.data.packing, platform)
+    dtype = str(compute_dtype(config.model, platform))
+    config = replace(config, model=replace(config.model, compute_dtype=dtype))
     graph, declared = nnx.split(
         nnx.eval_shape(lambda: Transformer(config.model, vocab_size, jax.random.key(0)))
     )
-    attention = resolve_attention(config.model.attention)
     packing = config.data.packing
     if packing == "auto":
         packing = "documents" if attention == "cudnn" else "segments"
@@ -89,9 +93,12 @@ def state_specs(learner: Learner, abstract: State) -> Any:
 
 
 def token_losses(
-    learner: Learner, params: Any, tokens: Int[Array, "B T+1"]
-) -> tuple[Float[Array, "B T"], Bool[Array, "B T"], Float[Array, "B T"]]:
-    """Cross-entropy in nats, which targets count (-1 is padding), and the log-normaliser."""
+    learner: Learner, params: Any, tokens: Int[Array, "B S"]
+) -> tuple[Float[Array, "B S-1"], Bool[Array, "B S-1"], Float[Array, "B S-1"]]:
+    """Cross-entropy in nats, which targets count (-1 is padding), and the log-normaliser.
+
+    S = T + 1: each of a row's tokens but the last is an input, each but the first a target.
+    """
     inputs, targets = jnp.maximum(tokens[:, :-1], 0), tokens[:, 1:]
     segments = None
     if learner.packing == "segments":
@@ -110,7 +117,7 @@ def token_losses(
 
 
 def objective(
-    learner: Learner, params: Any, tokens: Int[Array, "B T+1"]
+    learner: Learner, params: Any, tokens: Int[Array, "B S"]
 ) -> tuple[Float[Array, ""], Sums]:
     """Summed cross-entropy plus z-loss of a micro-batch, and the sums that are reported."""
     losses, counted, normaliser = token_losses(learner, params, tokens)
@@ -120,7 +127,7 @@ def objective(
 
 
 def train_step(
-    learner: Learner, state: State, batch: dict[str, Int[Array, "M B T+1"]]
+    learner: Learner, state: State, batch: dict[str, Int[Array, "M B S"]]
 ) -> tuple[State, Metrics, Outputs]:
     """One update from a batch of M micro-batches."""
 
@@ -130,7 +137,7 @@ def train_step(
     means, gradient = mean_gradient(loss_fn, state["params"], batch)
     updates, opt_state = learner.optimizer.update(gradient, state["opt_state"], state["params"])
     metrics = means | {
-        "grad_norm": optax.global_norm(gradient),
+        "grad_norm": optax.tree.norm(gradient),
         "lr_fraction": learner.schedule(state["step"]),
     }
     params = optax.apply_updates(state["params"], updates)

@@ -36,7 +36,7 @@ class ByteTokenizer:
         """One array of ids for each text; none of them is BOS, whatever the text says."""
         return [np.frombuffer(text.encode(), np.uint8) for text in texts]
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[int | np.integer]) -> str:
         """The text without BOS; a cut character becomes U+FFFD."""
         return bytes(i for i in ids if i != self.bos_id).decode(errors="replace")
 
@@ -73,7 +73,7 @@ class JsonTokenizer:
         encodings = self._inner.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(encoding.ids, np.uint32) for encoding in encodings]
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[int | np.integer]) -> str:
         text = [int(i) for i in ids if i != self.bos_id]
         return self._inner.decode(text, skip_special_tokens=False)
 

@@ -76,9 +76,8 @@ def test_cut_then_append_equals_the_undisturbed_file(tmp_path):
         checkpoint = rng.randrange(0, 19)
         killed.write_bytes(killed.read_bytes()[: -rng.randrange(1, 9)])
         cut(killed, checkpoint)
-        present = len(read(killed))
-        assert present <= checkpoint
-        write(killed, range(present + 1, 20))
+        assert [record["step"] for record in read(killed)] == list(range(1, checkpoint + 1))
+        write(killed, range(checkpoint + 1, 20))
     write(killed, range(20, 31))
     assert killed.read_bytes() == undisturbed.read_bytes()
     assert list(tmp_path.iterdir()) in ([undisturbed, killed], [killed, undisturbed])
@@ -93,10 +92,8 @@ def test_cut_of_no_file_makes_none(tmp_path):
 def test_full_disk_warns_once_and_feeds_the_leaves(tmp_path, caplog):
     seen = []
     log = MetricsLog(Path("/dev/full"), [seen.append])
-    clock = Clock()
     for step in range(3):
         log.write({"step": step})
-        clock.save(Path("/dev/full"), step)
     assert [record["step"] for record in seen] == [0, 1, 2]
     assert len(caplog.records) == 1
     assert "No space left" in caplog.text
@@ -184,6 +181,19 @@ def test_goodput_counts_every_attempt_and_the_steps_done_twice(tmp_path):
     assert found["spent"] == pytest.approx({"startup_s": 6.0, "step_s": 8.0, "redone_s": 6.0})
     assert found["goodput"] == pytest.approx(8 / 20)
     assert (found["wall_s"], found["attempts"]) == (pytest.approx(20.0), 2)
+
+
+def test_a_shorter_line_leaves_nothing_of_the_longer(tmp_path):
+    path, ticks = tmp_path / "attempts.jsonl", Ticks()
+    clock = Clock(ticks)
+    for seconds in (1 / 3, 0.5):
+        ticks.s = seconds
+        clock.save(path, 1)
+    assert path.read_text() == '{"first_step": 1, "step": 1, "parts_s": {"startup": 0.5}}\n'
+
+
+def test_a_ledger_that_cannot_be_written_stops_nothing(tmp_path):
+    Clock().save(tmp_path / "missing" / "attempts.jsonl", 3)
 
 
 def test_goodput_of_nothing_is_zero():

@@ -13,6 +13,7 @@ from ..run_config import MeshConfig, RunConfig, identity
 from ..sharding import spec
 
 CHUNK, CHAINS, DIM = 5, 8, 2
+BALLAST = 50_000  # floats that make a checkpoint larger than the other files of a run
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ def log_density(x: jax.Array) -> jax.Array:
 def sampler(config: SamplerConfig) -> Workload:
     def init(key: jax.Array) -> State:
         at = jax.random.normal(key, (CHAINS, DIM))
-        return {"at": at, "step": jnp.zeros((), jnp.int32), "key": key}
+        ballast = jax.random.normal(key, (BALLAST,))
+        return {"at": at, "ballast": ballast, "step": jnp.zeros((), jnp.int32), "key": key}
 
     def step(state: State, batch: dict[str, jax.Array]) -> tuple[State, Metrics, Outputs]:
         def move(at: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -49,6 +51,6 @@ def sampler(config: SamplerConfig) -> Workload:
         init=init,
         step=step,
         batch=lambda cursor: {},
-        specs=lambda state: {"at": spec("chains", None), "step": spec(), "key": spec()},
+        specs=lambda state: {name: spec() for name in state} | {"at": spec("chains", None)},
         rate=("draws", CHUNK * CHAINS),
     )

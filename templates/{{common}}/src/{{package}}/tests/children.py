@@ -1,0 +1,102 @@
+"""Child processes for fault tests, forked from a server that has imported the stack once."""
+
+import dataclasses
+import multiprocessing
+import os
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from .. import cli, loop
+from ..distributed import start_processes
+from ..run_config import RunConfig
+from ..sharding import make_mesh
+from .workloads import SamplerConfig, sampler
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload([__name__])
+
+
+class Child:
+    """A forked process whose output goes to a file."""
+
+    def __init__(
+        self, target: Callable[..., object], *args: object, log: Path, devices: int = 1, **env: str
+    ) -> None:
+        self.log = log
+        self.process = CONTEXT.Process(target=_enter, args=(target, args, log, devices, env))
+        self.process.start()
+
+    def wait_for(self, condition: Callable[[], bool], timeout_s: float = 120) -> None:
+        """Until the condition holds; the child has to live so long."""
+        end = time.monotonic() + timeout_s
+        while not condition():
+            assert self.process.is_alive(), self.log.read_text()
+            assert time.monotonic() < end, self.log.read_text()
+            time.sleep(0.002)
+
+    def code(self, timeout_s: float = 120) -> int | None:
+        """Its exit code; None and killed if it does not end."""
+        self.process.join(timeout_s)
+        code = self.process.exitcode
+        self.process.kill()
+        return code
+
+
+def _enter(
+    target: Callable[..., object], args: tuple[object, ...], log: Path, devices: int, env: dict[str, str]
+) -> None:
+    os.environ.update(env)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    jax.config.update("jax_num_cpu_devices", devices)
+    target(*args)
+
+
+def train_sampler(
+    run_dir: Path,
+    steps: int,
+    every: int,
+    delay_s: float = 0.0,
+    file_limit: int | None = None,
+    fail_at: int | None = None,
+) -> None:
+    """Run the sampler through the console script's ending.
+
+    `delay_s` slows its steps down, no file may exceed `file_limit` bytes, batch `fail_at` raises.
+    """
+    options = {"save_every_steps": every, "log_every_steps": 1, "trackers": ()}
+    config = SamplerConfig(run=RunConfig(run_dir=str(run_dir), steps=steps, **options))
+
+    def slow(cursor: int) -> dict[str, jax.Array]:
+        time.sleep(delay_s)
+        if cursor == fail_at:
+            raise RuntimeError("the tenth batch is broken")
+        return {}
+
+    def train() -> int:
+        start_processes()
+        workload = dataclasses.replace(sampler(config), batch=slow)
+        if file_limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+        return loop.run(workload, config, make_mesh(config.mesh))
+
+    cli.COMMANDS["train"] = train
+    cli.main(["train"])
+
+
+def hang(run_dir: Path) -> None:
+    """A run whose batches never come."""
+    config = SamplerConfig(run=RunConfig(run_dir=str(run_dir), hang_timeout_s=2.0, trackers=()))
+    stuck = dataclasses.replace(sampler(config), batch=lambda cursor: time.sleep(600))
+    loop.run(stuck, config, make_mesh(config.mesh))
+
+
+def command(*argv: str) -> None:
+    """The console script."""
+    cli.main(argv)
+
