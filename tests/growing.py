@@ -2,8 +2,10 @@
 
 import functools
 import itertools
+import re
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -130,16 +132,14 @@ def commit_all(folder: Path, message: str, tag: str | None = None) -> None:
 
 
 def releases() -> dict[str, str]:
-    """Version -> the commit that set it in pyproject.toml, oldest first."""
+    """Version -> the commit that set it in pyproject.toml, oldest first; no `.dev` versions."""
     found: dict[str, str] = {}
-    if subprocess.run(
-        ["git", "rev-parse", "-q", "--verify", "HEAD"], cwd=ROOT, capture_output=True
-    ).returncode:
-        return found
-    for commit in git(ROOT, "log", "--reverse", "--format=%H", "--", "pyproject.toml").split():
-        for line in git(ROOT, "show", f"{commit}:pyproject.toml").splitlines():
-            if line.startswith("version = "):
-                found.setdefault(line.split('"')[1], commit)
+    command = ["git", "log", "--reverse", "--format=%H", "--", "pyproject.toml"]
+    log = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    for commit in log.stdout.split():  # nothing in a repository without a commit
+        project = tomllib.loads(git(ROOT, "show", f"{commit}:pyproject.toml"))["project"]
+        if re.fullmatch(r"[0-9.]+", project["version"]):
+            found.setdefault(project["version"], commit)
     return found
 
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import jax
 import numpy as np
@@ -54,27 +55,29 @@ def _tpu_hosts() -> int:
 
 def end_together(code: int, reason: str) -> None:
     """Tell the other processes why this one ends, then end with `code`."""
-    if announce(code, reason):
-        # A normal exit would wait in JAX's shutdown barrier for processes that never come.
-        os._exit(code)
-    sys.exit(code)
-
-
-def announce(code: int, reason: str) -> bool:
-    """Leave the exit code for the other processes; False if there are none."""
     sys.stdout.flush()
-    sys.stderr.flush()
     client = _client()
     if client is None:
-        return False
+        sys.exit(code)
+    _follow_failure(client)  # a broken collective is but the echo of another process's end
     client.key_value_set(f"failure/{jax.process_index()}", f"{code} {reason}", allow_overwrite=True)
-    _let_others_read()
-    return True
+    _leave(code)
 
 
-def _let_others_read() -> None:
+def _follow_failure(client: Any) -> None:
+    """End as another process did, if one has left its code."""
+    for key, value in client.key_value_dir_get("failure/"):
+        code, reason = value.split(" ", 1)
+        print(f"\nended because process {key.split('/')[-1]} did: {reason}", file=sys.stderr)
+        _leave(int(code))
+
+
+def _leave(code: int) -> None:
+    sys.stderr.flush()
     if jax.process_index() == 0:  # it holds the store, and losing that aborts the others with 134
         time.sleep(4 * POLL_S)
+    # A normal exit would wait in JAX's shutdown barrier for processes that never come.
+    os._exit(code)
 
 
 class Watch:
@@ -96,18 +99,16 @@ class Watch:
     def _run(self) -> None:
         client = _client()
         while not self._stop.wait(POLL_S):
-            for key, value in client.key_value_dir_get("failure/") if client is not None else ():
-                code, reason = value.split(" ", 1)
-                print(f"\nended because process {key.split('/')[-1]} did: {reason}", file=sys.stderr)
-                sys.stderr.flush()
-                _let_others_read()
-                os._exit(int(code))
+            if client is not None:
+                _follow_failure(client)
             silent_s = time.monotonic() - self._beat
             if 0 < self._timeout_s < silent_s:
-                print(f"\nno step ended for {silent_s:.0f} s; the stacks follow", file=sys.stderr)
+                reason = f"no step ended for {silent_s:.0f} s"
+                print(f"\n{reason}; the stacks follow", file=sys.stderr)
                 faulthandler.dump_traceback(sys.stderr)
-                announce(Exit.HUNG, f"no step ended for {silent_s:.0f} s")
-                os._exit(Exit.HUNG)
+                if client is not None:
+                    end_together(Exit.HUNG, reason)
+                os._exit(Exit.HUNG)  # a thread's sys.exit would end the thread alone
 
 
 class StopRequest:
@@ -159,7 +160,7 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def _client():  # noqa: ANN202
+def _client() -> Any:
     # Private, but the only door to the key-value store that needs no collective (jax 0.11, 0.12).
     from jax._src import distributed
 

@@ -63,12 +63,7 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     sink.cut(first)
 
     # ---- the step, compiled once ----
-    replicated = named(PartitionSpec(), mesh)
-    step_fn = jax.jit(
-        guarded_step(workload),
-        donate_argnums=0,
-        out_shardings=(shardings, replicated, replicated),
-    )
+    step_fn = jit_step(workload, shardings, mesh)
     one_compilation, skips = OneCompilation(counter), SkipLimit(run_config.max_skipped_steps)
 
     def settle(step: int, metrics: Metrics) -> dict[str, float]:
@@ -151,6 +146,16 @@ def abstract_state(workload: Workload, seed: int, mesh: Mesh) -> tuple[State, An
     shardings = named(specs, mesh)
     place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
     return jax.tree.map(place, bare, shardings), shardings
+
+
+def jit_step(workload: Workload, shardings: Any, mesh: Mesh) -> Any:
+    """The guarded step, jitted with the state donated: (state, batch) -> (state, metrics, outputs)."""
+    replicated = named(PartitionSpec(), mesh)
+    return jax.jit(
+        guarded_step(workload),
+        donate_argnums=0,
+        out_shardings=(shardings, replicated, replicated),
+    )
 
 
 def initialise(workload: Workload, seed: int, shardings: Any) -> State:

@@ -12,8 +12,6 @@ import jax
 
 from . import hardware, progress, telemetry
 from .contract import Workload
-from .plots import plot_all
-from .report import format_summary, write_report
 from .run_config import RunConfig, to_dict
 from .trackers import make_trackers
 
@@ -115,10 +113,16 @@ class Recorder:
         summary |= {k: v for k, v in self._last.items() if k != "skipped"}
         summary |= {"skipped_steps": self._last.get("skipped", 0.0)} | attempts | extra
         (self._dir / "summary.json").write_text(json.dumps(summary, indent=1))
-        plot_all(self._dir)
-        report = write_report(self._dir)
+        # Leaves: Matplotlib takes a second to import, and no picture is worth a finished run.
+        from .plots import plot_all
+        from .report import format_summary, write_report
+
         print(format_summary(summary))
-        print(f"report: {report}")
+        try:
+            plot_all(self._dir)
+            print(f"report: {write_report(self._dir)}")
+        except OSError as error:
+            log.warning("no plots or report: %s", error)
 
     def _busy_s(self) -> float:
         """Seconds that went into steps: not compiling, evaluating or saving."""

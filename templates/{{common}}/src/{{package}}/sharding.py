@@ -5,6 +5,7 @@ blocks meet. The tests assert what every parameter and the compiled collectives 
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -28,15 +29,16 @@ AXES: dict[str | None, str | tuple[str, ...] | None] = {
 }
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-    """Mesh (data, fsdp, tensor) over all devices of all processes."""
-    count = jax.device_count()
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+    """Mesh (data, fsdp, tensor) over all devices of all processes, or over those of a topology."""
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
     rest = config.fsdp * config.tensor
     data = count // max(rest, 1) if config.data == -1 else config.data
     if min(data, config.fsdp, config.tensor) < 1 or data * rest != count:
         raise UserError(
             got=f"mesh data={config.data} fsdp={config.fsdp} tensor={config.tensor}",
-            expected=f"a product of {count}, the number of {jax.devices()[0].device_kind} devices",
+            expected=f"a product of {count}, the number of {devices[0].device_kind} devices",
             do="set --mesh.data -1 and choose --mesh.fsdp and --mesh.tensor so that their product "
             f"divides {count}; JAX_NUM_CPU_DEVICES=8 makes eight devices of a CPU",
         )
@@ -44,6 +46,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
         (data, config.fsdp, config.tensor),
         ("data", "fsdp", "tensor"),
         axis_types=(AxisType.Auto,) * 3,
+        devices=devices,
     )
 
 

@@ -4,6 +4,7 @@ A command with a `config` takes a preset's name first, then overrides of single 
 JAX: every command imports what it needs when it is called.
 """
 
+import os
 from collections.abc import Callable
 from typing import Annotated
 
@@ -75,6 +76,19 @@ def evaluate(*, run_dir: str = "runs/demo") -> int:
     return Exit.DONE
 
 
+def preflight(*, config: Settings, topology: str = "local") -> int:
+    """Compile the real step for a TPU topology (v5e:2x2, v6e:2x4) or these devices: does it fit?"""
+    if topology != "local":
+        # Read when JAX is imported: look for no TPU, load libtpu beside other processes, be quiet.
+        os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
+        os.environ |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_STDERR_LOG_LEVEL": "3"}
+        os.environ |= {"TPU_MIN_LOG_LEVEL": "3", "TPU_ACCELERATOR_TYPE": "v5litepod-4"}
+        os.environ |= {"TPU_WORKER_HOSTNAMES": "localhost"}
+    from .preflight import preflight
+
+    return Exit.DONE if preflight(validate(config), topology) else Exit.USER
+
+
 def doctor() -> int:
     """Say what this environment is, and what is wrong with it."""
     from .doctor import doctor
@@ -94,6 +108,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "prepare": prepare,
     "sample": sample,
     "evaluate": evaluate,
+    "preflight": preflight,
     "doctor": doctor,
     "template-status": template_status,
 }

@@ -1,7 +1,6 @@
 """The documents of a corpus and which of them are held out, the same on every machine.
 
-Streams them. Knows no tokens and drops nothing: a document that cannot be used comes out with its
-problem named.
+Streams them. Knows no tokens and drops nothing: a document that cannot be used says why.
 """
 
 import difflib
@@ -31,19 +30,22 @@ GENERATED = ("_sysconfigdata", "config-")
 TEXT_PIECE_BYTES = 1 << 18
 LONE_TEXT_PIECES = 100
 
+# What a cut, garbled or foreign file raises in gzip, json and pyarrow.
+UNREADABLE = (EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError, zlib.error)
+
+type SplitName = Literal["train", "heldout"]
+type Piece = tuple[str, bytes, int, bytes]
+"""Name, text, bytes on disk, and a key: pieces with equal keys are in the same split."""
+
 
 class Document(NamedTuple):
     """One text."""
 
     name: str
-    split: Literal["train", "heldout"]
+    split: SplitName
     text: str
     disk_bytes: int  # its share of the file
     problem: str = ""  # "empty" or "not UTF-8"; text is "" then
-
-
-type Piece = tuple[str, bytes, int, bytes]
-"""Name, bytes, bytes on disk, and a key: pieces with equal keys are in the same split."""
 
 
 def is_chosen(key: bytes, fraction: float) -> bool:
@@ -56,29 +58,26 @@ def find_files(paths: tuple[str, ...]) -> dict[Path, str]:
     if paths:
         return {path: name for given in paths for path, name in _find(given).items()}
     root = Path(sysconfig.get_paths()["stdlib"])
-    found: dict[str, Path] = {}
-    for folder, folders, names in root.walk():
-        folders[:] = set(folders) - EXCLUDED
-        paths_here = [folder / name for name in names if name.endswith(".py")]
-        found |= {path.relative_to(root).as_posix(): path for path in paths_here}
-    return {found[name]: name for name in sorted(found) if not name.startswith(GENERATED)}
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py"))
+    names = [name for name in names if not EXCLUDED & {*name.split("/")}]
+    return {root / name: name for name in names if not name.startswith(GENERATED)}
 
 
 def read_documents(config: DataConfig) -> Iterator[Document]:
     """Every document of the corpus, the unusable ones too. Texts are kept byte for byte."""
-    files = find_files(config.paths)
-    for path, name in files.items():
+    files, name = find_files(config.paths), "the start"
+    for path, file_name in files.items():
         try:
-            for piece, data, disk_bytes, key in _read(path, name, config, lone=len(files) == 1):
-                split = "heldout" if is_chosen(key, config.heldout_fraction) else "train"
+            for name, data, disk_bytes, key in _read(path, file_name, config, len(files) == 1):
+                held = is_chosen(key, config.heldout_fraction)
                 try:
                     text, problem = data.decode(), "" if data else "empty"
                 except UnicodeDecodeError:
                     text, problem = "", "not UTF-8"
-                yield Document(piece, split, text, disk_bytes, problem)
-        except (OSError, EOFError, zlib.error, ValueError, KeyError, NotImplementedError) as error:
+                yield Document(name, "heldout" if held else "train", text, disk_bytes, problem)
+        except UNREADABLE as error:
             raise UserError(
-                got=f"{path}: {type(error).__name__}: {error}",
+                got=f"{path}: {type(error).__name__}: {error}, after {name}",
                 expected=f'a whole file, with a text under "{config.text_field}" in each record',
                 do="write the file again, or name the field with --data.text-field",
             ) from error
@@ -102,43 +101,38 @@ def _find(given: str) -> dict[Path, str]:
     return {p: p.relative_to(path).as_posix() if inside else p.name for p in files}
 
 
-def _read(path: Path, name: str, config: DataConfig, *, lone: bool) -> Iterator[Piece]:
+def _read(path: Path, name: str, config: DataConfig, lone: bool) -> Iterator[Piece]:
     if not config.paths:
         data, module = path.read_bytes(), name.split("/")[0].removesuffix(".py")
         yield name, data, len(data), module.encode()
     elif name.endswith(".txt"):
-        yield from _read_text(path, name, lone=lone)
+        yield from _read_text(path, name, lone)
     elif name.endswith(".parquet"):
         yield from _read_parquet(path, name, config.text_field)
     else:
         yield from _read_jsonl(path, name, config.text_field)
 
 
-def _read_text(path: Path, name: str, *, lone: bool) -> Iterator[Piece]:
-    size = path.stat().st_size
-    limit = min(TEXT_PIECE_BYTES, size // LONE_TEXT_PIECES + 1) if lone else TEXT_PIECE_BYTES
+def _read_text(path: Path, name: str, lone: bool) -> Iterator[Piece]:
+    most = path.stat().st_size // LONE_TEXT_PIECES + 1 if lone else TEXT_PIECE_BYTES
     with path.open("rb") as lines:
-        first = data = b"".join(lines.readlines(limit))
-        for number in itertools.count():
+        pieces = iter(lambda: b"".join(lines.readlines(min(most, TEXT_PIECE_BYTES))), b"")
+        first = next(pieces, b"")
+        for number, data in enumerate(itertools.chain([first], pieces)):
             # The pieces of a file stay together where there are other files to hold out.
             yield f"{name}:{number}", data, len(data), data if lone else first
-            if not (data := b"".join(lines.readlines(limit))):
-                break
 
 
 def _read_jsonl(path: Path, name: str, field: str) -> Iterator[Piece]:
     with path.open("rb") as raw:
         lines: Any = gzip.GzipFile(fileobj=raw) if name.endswith(".gz") else raw
         for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                data = json.loads(line)[field].encode()
-            except UnicodeError:  # not UTF-8, or an escaped half of a surrogate pair
-                data = b"\xff"
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ValueError(f"line {number}: {line[:80]!r}") from error
-            yield f"{name}:{number}", data, len(line), data
+            if line.strip():
+                try:
+                    data = str.encode(json.loads(line)[field])
+                except UnicodeError:  # not UTF-8, or an escaped half of a surrogate pair
+                    data = b"\xff"
+                yield f"{name}:{number}", data, len(line), data
 
 
 def _read_parquet(path: Path, name: str, field: str) -> Iterator[Piece]:
@@ -146,8 +140,7 @@ def _read_parquet(path: Path, name: str, field: str) -> Iterator[Piece]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as table:
-        share, number = path.stat().st_size // max(table.metadata.num_rows, 1), 0
+        share, number = path.stat().st_size // max(table.metadata.num_rows, 1), itertools.count()
         for batch in table.iter_batches(batch_size=256, columns=[field]):
             for data in batch[field].cast(pa.large_binary()).to_pylist():  # str would need UTF-8
-                yield f"{name}:{number}", data or b"", share, data or b""
-                number += 1
+                yield f"{name}:{next(number)}", data or b"", share, data or b""

@@ -6,7 +6,7 @@ A row is T inputs and their targets in T + 1 tokens; -1 is padding. The position
 import functools
 import itertools
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import grain
 import jax
@@ -71,7 +71,7 @@ def make_batches(
         # Devices along an axis that does not split the batch ask for the same rows.
         read = functools.cache(lambda number: order[cursor + number])
 
-        def fill(index: tuple[slice, ...]) -> np.ndarray:
+        def fill(index: Any) -> np.ndarray:
             micro, row = (range(size)[part] for size, part in zip(shape, index[:2], strict=False))
             return np.array([[read(m * shape[1] + r)[index[2]] for r in row] for m in micro])
 

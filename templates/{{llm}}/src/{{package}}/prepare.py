@@ -5,6 +5,7 @@ never does. One process at a time may prepare a folder.
 """
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -18,9 +19,9 @@ import numpy as np
 from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
 from .config import DataConfig
-from .corpus import Document, find_files, is_chosen, read_documents
+from .corpus import Document, SplitName, find_files, is_chosen, read_documents
 from .errors import UserError
-from .shards import Manifest, Shard, SplitName, open_tokenizer, read_manifest
+from .shards import Manifest, Shard, open_tokenizer, read_manifest
 from .tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer, train_bpe
 
 SHARD_BYTES = 1 << 28  # of text; a few times this is in memory
@@ -42,19 +43,19 @@ def prepare(config: DataConfig, *, show: bool = True) -> Manifest:
     if manifest and manifest.complete:
         _check_same(manifest.request, request, folder)
         return manifest
-    total = sum(path.stat().st_size for path in find_files(config.paths))
+    corpus_bytes = sum(path.stat().st_size for path in find_files(config.paths))
     columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, disable=not show) as progress:
 
         def begin(description: str) -> Advance:
-            task = progress.add_task(description, total=total)
-            return lambda disk_bytes: progress.advance(task, disk_bytes)
+            task = progress.add_task(description, total=corpus_bytes)
+            return functools.partial(progress.advance, task)
 
-        folder.mkdir(parents=True, exist_ok=True)
         if manifest and manifest.request == request:
             tokenizer = open_tokenizer(folder)
         else:
-            tokenizer = _make_tokenizer(config, total, begin)
+            folder.mkdir(parents=True, exist_ok=True)
+            tokenizer = _make_tokenizer(config, BPE_BYTES / max(corpus_bytes, 1), begin)
             manifest = Manifest(
                 request=request,
                 tokenizer_sha256=tokenizer.sha256,
@@ -107,17 +108,16 @@ def _check_same(got: dict[str, Any], wanted: dict[str, Any], folder: Path) -> No
         )
 
 
-def _make_tokenizer(config: DataConfig, total: int, begin: Callable[[str], Advance]) -> Tokenizer:
+def _make_tokenizer(config: DataConfig, share: float, begin: Callable[[str], Advance]) -> Tokenizer:
     if config.tokenizer == "byte":
         return ByteTokenizer()
     path = Path(config.prepared_dir) / "tokenizer.json"
     if config.tokenizer == "bpe":
-        texts = _bpe_texts(config, BPE_BYTES / max(total, 1), begin("train BPE"))
+        texts = _bpe_texts(config, share, begin("train BPE"))
         _write(path, train_bpe(texts, config.vocab_size).encode())
     else:
-        given = Path(config.tokenizer)
-        JsonTokenizer(given)  # complain of the user's file, not of our copy
-        _write(path, given.read_bytes())
+        JsonTokenizer(Path(config.tokenizer))  # complain of the user's file, not of our copy
+        _write(path, Path(config.tokenizer).read_bytes())
     return JsonTokenizer(path)
 
 
@@ -133,25 +133,12 @@ def _write_shards(
 ) -> Manifest:
     folder, corpus = Path(config.prepared_dir), hashlib.sha256()
     done = {shard.source_sha256: shard for shard in manifest.shards}
-    unusable: dict[str, list[Any]] = {}
     shards: list[Shard] = []
-
-    def usable() -> Iterator[Document]:
-        for document in read_documents(config):
-            if not document.problem:
-                corpus.update(_digest(document))
-                yield document
-                continue
-            count, names = unusable.get(document.problem, [0, []])
-            unusable[document.problem] = [count + 1, [*names, document.name][:NAMES_KEPT]]
-            advance(document.disk_bytes)
-
-    for split, documents in _shards_of(usable()):
+    unusable: dict[str, list[Any]] = {}
+    for split, documents in _gather(config, corpus, unusable):
         name = f"{split}-{sum(shard.split == split for shard in shards):05d}"
         source = hashlib.sha256(b"".join([name.encode(), *map(_digest, documents)])).hexdigest()
-        if source in done:
-            advance(sum(document.disk_bytes for document in documents))
-        else:
+        if source not in done:
             facts = _write_shard(folder / name, documents, tokenizer, manifest.dtype, advance)
             done[source] = Shard(split=split, source_sha256=source, **facts)
             manifest = dataclasses.replace(manifest, shards=tuple(done.values()))
@@ -169,21 +156,29 @@ def _write_shards(
     return manifest
 
 
-def _digest(document: Document) -> bytes:
-    return hashlib.sha256(f"{document.name}\0{document.text}".encode()).digest()
-
-
-def _shards_of(documents: Iterator[Document]) -> Iterator[tuple[SplitName, list[Document]]]:
-    """The documents of each split in their order, about SHARD_BYTES of text at a time."""
+def _gather(
+    config: DataConfig, corpus: Any, unusable: dict[str, list[Any]]
+) -> Iterator[tuple[SplitName, list[Document]]]:
+    """Usable documents of a split, about SHARD_BYTES of text at a time; the others are counted."""
     waiting: dict[SplitName, list[Document]] = {"train": [], "heldout": []}
     size = {"train": 0, "heldout": 0}
-    for document in documents:
-        waiting[document.split].append(document)
-        size[document.split] += len(document.text)
-        if size[document.split] >= SHARD_BYTES:
-            yield document.split, waiting[document.split]
-            waiting[document.split], size[document.split] = [], 0
+    for document in read_documents(config):
+        split, problem = document.split, document.problem
+        if problem:
+            count, names = unusable.get(problem, [0, []])
+            unusable[problem] = [count + 1, [*names, document.name][:NAMES_KEPT]]
+            continue
+        corpus.update(_digest(document))
+        waiting[split].append(document)
+        size[split] += len(document.text)
+        if size[split] >= SHARD_BYTES:
+            yield split, waiting[split]
+            waiting[split], size[split] = [], 0
     yield from ((split, rest) for split, rest in waiting.items() if rest)
+
+
+def _digest(document: Document) -> bytes:
+    return hashlib.sha256(f"{document.name}\0{document.text}".encode()).digest()
 
 
 def _write_shard(
@@ -196,7 +191,7 @@ def _write_shard(
         advance(sum(document.disk_bytes for document in batch))
     texts = [document.text.encode() for document in documents]
     starts = np.array([np.cumsum([0, *map(len, parts[:-1])]) for parts in (encoded, texts)])
-    files = {".tokens.npy": np.concatenate(encoded), ".starts.npy": starts}
+    files: dict[str, Any] = {".tokens.npy": np.concatenate(encoded), ".starts.npy": starts}
     if stem.name.startswith("heldout"):
         files[".txt"] = b"".join(texts)
     return {

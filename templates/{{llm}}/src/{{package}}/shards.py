@@ -18,11 +18,11 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int
 
+from .corpus import SplitName
 from .errors import UserError
 from .tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer
 
 FORMAT = 1  # of shards and manifest
-type SplitName = Literal["train", "heldout"]
 
 
 @dataclass(frozen=True)

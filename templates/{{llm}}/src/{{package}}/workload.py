@@ -1,5 +1,6 @@
 """Joins data, model and step into what the loop drives. Computes nothing itself."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,20 +16,15 @@ from .evaluate import bits_per_byte, make_evaluate
 from .prepare import prepare
 from .sharding import spec
 from .shards import open_split, read_manifest
-from .step import flops_per_token, init_state, make_learner, state_specs, train_step
+from .step import Learner, flops_per_token, init_state, make_learner, state_specs, train_step
+
+BATCH_SPEC = spec(None, "batch", None)  # micro-batch, row, token
 
 
 def make_workload(config: Config, mesh: Mesh) -> Workload:
     """The language model on its prepared text, which is prepared first where it is missing."""
-    data, optim = config.data, config.optim
-    replicas = mesh.shape["data"] * mesh.shape["fsdp"]
-    if data.batch_size % (replicas * optim.micro_batches):
-        raise UserError(
-            got=f"--data.batch-size {data.batch_size} with {replicas} x data-parallel devices and "
-            f"{optim.micro_batches} micro-batches",
-            expected=f"a multiple of {replicas * optim.micro_batches}",
-            do="change --data.batch-size, --optim.micro-batches or --mesh.data / --mesh.fsdp",
-        )
+    data = config.data
+    check_batch(config, mesh)
     if jax.process_index() == 0:
         prepare(data)
     barrier("prepared")
@@ -36,7 +32,6 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
     train, heldout = (open_split(data.prepared_dir, name) for name in ("train", "heldout"))
     learner = make_learner(config, manifest.vocab_size, manifest.bos_id)
     rows = Rows(train, data.seq_len, learner.packing)
-    tokens_per_step = data.batch_size * data.seq_len
 
     def finish(state: State) -> dict[str, Any]:
         return {
@@ -48,25 +43,50 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
             "padding_fraction": rows.waste(),
         }
 
-    return Workload(
-        init=partial(init_state, learner),
-        step=partial(train_step, learner),
+    return replace(
+        dry_workload(learner, mesh),
         batch=make_batches(
             rows,
             seed=config.run.seed,
             batch_size=data.batch_size,
-            micro_batches=optim.micro_batches,
-            sharding=NamedSharding(mesh, spec(None, "batch", None)),
+            micro_batches=config.optim.micro_batches,
+            sharding=NamedSharding(mesh, BATCH_SPEC),
         ),
-        stride=data.batch_size,
-        specs=partial(state_specs, learner),
         evaluate=make_evaluate(learner, heldout, mesh),
         finish=finish,
-        rate=("tokens", tokens_per_step),
-        flops_per_step=flops_per_token(learner) * tokens_per_step,
         identity={
             "tokenizer_sha256": manifest.tokenizer_sha256,
             "corpus_sha256": manifest.corpus_sha256,
             "packing": learner.packing,
         },
     )
+
+
+def dry_workload(learner: Learner, mesh: Mesh) -> Workload:
+    """The language model without text: its batches are shapes, to compile for and not to run."""
+    data, parts = learner.config.data, learner.config.optim.micro_batches
+    shape = (parts, data.batch_size // parts, data.seq_len + 1)
+    tokens = jax.ShapeDtypeStruct(shape, "int32", sharding=NamedSharding(mesh, BATCH_SPEC))
+    tokens_per_step = data.batch_size * data.seq_len
+    return Workload(
+        init=partial(init_state, learner),
+        step=partial(train_step, learner),
+        batch=lambda cursor: {"tokens": tokens},
+        stride=data.batch_size,
+        specs=partial(state_specs, learner),
+        rate=("tokens", tokens_per_step),
+        flops_per_step=flops_per_token(learner) * tokens_per_step,
+    )
+
+
+def check_batch(config: Config, mesh: Mesh) -> None:
+    """Raise where a micro-batch does not divide by the devices that share it."""
+    data, optim = config.data, config.optim
+    replicas = mesh.shape["data"] * mesh.shape["fsdp"]
+    if data.batch_size % (replicas * optim.micro_batches):
+        raise UserError(
+            got=f"--data.batch-size {data.batch_size} with {replicas} x data-parallel devices and "
+            f"{optim.micro_batches} micro-batches",
+            expected=f"a multiple of {replicas * optim.micro_batches}",
+            do="change --data.batch-size, --optim.micro-batches or --mesh.data / --mesh.fsdp",
+        )

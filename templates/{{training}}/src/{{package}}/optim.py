@@ -38,36 +38,30 @@ def make_optimizer(config: OptimConfig, labels: Any, decayed: Any) -> optax.Grad
     """Clip, then AdamW or Muon, with decoupled decay of the parameters marked in `decayed`.
 
     labels: tree of "matrix", "embedding" or "vector" beside the parameters. Muon (Jordan et al.
-    2024) takes the matrices and Adam the rest; `optax.contrib.muon` must be told which axes make
-    a matrix, or it sends stacked layers to Adam and embeddings to Muon.
+    2024) takes the matrices and AdamW the rest. Left to itself, `optax.contrib.muon` sends stacked
+    layers to Adam and embeddings to Muon, and lets Adam's part decay whatever the mask says.
     """
     c, schedule = config, make_schedule(config)
 
     def scaled(peak: float) -> optax.Schedule:
         return lambda step: peak * schedule(step)
 
+    chain = optax.adamw(
+        scaled(c.learning_rate),
+        b1=c.beta1,
+        b2=c.beta2,
+        weight_decay=c.weight_decay,
+        mask=decayed,
+    )
     if c.optimizer == "muon":
-        matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
-        chain = optax.contrib.muon(
+        muon = optax.contrib.muon(
             scaled(c.muon_learning_rate),
             weight_decay=c.weight_decay,
             weight_decay_mask=decayed,
-            adam_b1=c.beta1,
-            adam_b2=c.beta2,
-            adam_weight_decay=c.weight_decay,
-            adam_learning_rate=scaled(c.learning_rate),
-            muon_weight_dimension_numbers=jax.tree.map(
-                lambda label: matrix if label == "matrix" else None, labels
-            ),
+            muon_weight_dimension_numbers=optax.contrib.MuonDimensionNumbers(-2, -1),
         )
-    else:
-        chain = optax.adamw(
-            scaled(c.learning_rate),
-            b1=c.beta1,
-            b2=c.beta2,
-            weight_decay=c.weight_decay,
-            mask=decayed,
-        )
+        takers = jax.tree.map(lambda label: "muon" if label == "matrix" else "adam", labels)
+        chain = optax.partition({"muon": muon, "adam": chain}, takers)
     return optax.chain(optax.clip_by_global_norm(c.clip_norm), chain) if c.clip_norm else chain
 
 

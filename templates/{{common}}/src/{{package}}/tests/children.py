@@ -17,7 +17,8 @@ from ..sharding import make_mesh
 from .workloads import SamplerConfig, sampler
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__])
+# The kind's own modules too, wherever they are.
+CONTEXT.set_forkserver_preload([__name__, f"{cli.__package__}.workload"])
 
 
 class Child:
@@ -27,6 +28,7 @@ class Child:
         self, target: Callable[..., object], *args: object, log: Path, devices: int = 1, **env: str
     ) -> None:
         self.log = log
+        log.touch()
         self.process = CONTEXT.Process(target=_enter, args=(target, args, log, devices, env))
         self.process.start()
 

@@ -90,10 +90,10 @@ def test_a_wrong_path_names_what_is_near(tmp_path: Path, given: str) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "hint"),
     [
-        ("a.jsonl", b'{"body": "x"}\n{"text": "x"}\n', "line 2"),
-        ("a.jsonl", b'{"body": "x"}\n{"body": \n', "line 2"),
-        ("a.jsonl", b'{"body": 7}\n', "line 1"),
-        ("a.jsonl", b"[1]\n", "line 1"),
+        ("a.jsonl", b'{"body": "x"}\n{"text": "x"}\n', "after a.jsonl:1"),
+        ("a.jsonl", b'{"body": "x"}\n{"body": \n', "after a.jsonl:1"),
+        ("a.jsonl", b'{"body": 7}\n', "after the start"),
+        ("a.jsonl", b"[1]\n", "after the start"),
         ("a.jsonl.gz", gzip.compress(b'{"body": "x"}\n' * 999)[:-9], "EOFError"),
         ("a.jsonl.gz", b"no gzip", "BadGzipFile"),
         ("a.parquet", b"no parquet", "Parquet"),

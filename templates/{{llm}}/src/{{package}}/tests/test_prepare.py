@@ -250,7 +250,7 @@ def test_an_empty_split_is_refused_and_leaves_the_folder_usable(
 ) -> None:
     with pytest.raises(UserError, match="heldout-fraction"):
         prepare(replace(config, heldout_fraction=fraction), show=False)
-    assert prepare(config, show=False).complete
+    assert prepare(config, show=False).request["heldout_fraction"] == config.heldout_fraction
 
 
 def test_shards_made_anew_in_the_same_process_are_read_anew(config: DataConfig) -> None:

@@ -1,22 +1,24 @@
 """The smallest language model, and its step as the loop compiles it: made once for all tests."""
 
 import functools
+import math
 from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from ..config import Config, DataConfig, ModelConfig
-from ..contract import Workload
 from ..guards import guarded_step
 from ..loop import abstract_state, initialise
 from ..model import Transformer
 from ..optim_config import OptimConfig
-from ..sharding import named, spec
-from ..step import Learner, init_state, make_learner, state_specs, train_step
+from ..run_config import MeshConfig
+from ..sharding import make_mesh, named
+from ..step import Learner, make_learner
+from ..workload import dry_workload
 
 VOCAB, BOS = 257, 256  # of the byte tokenizer; padded to 384
 MODEL = ModelConfig(layers=2, width=32, heads=4, kv_heads=2, head_dim=8, mlp_width=64)
@@ -48,26 +50,14 @@ def random_tokens(*shape: int, seed: int = 0) -> np.ndarray:
     return tokens
 
 
-def mesh_of(data: int, fsdp: int, tensor: int) -> Mesh:
-    """On the first devices that there are."""
-    devices = jax.devices()[: data * fsdp * tensor]
-    names = ("data", "fsdp", "tensor")
-    return jax.make_mesh((data, fsdp, tensor), names, (AxisType.Auto,) * 3, devices=devices)
-
-
 @functools.cache
 def compiled(optimizer: str = "adamw", sizes: tuple[int, int, int] = (1, 1, 1)) -> tuple[Any, ...]:
     """Mesh, first state and the step (state, tokens) -> (state, metrics), which donates nothing."""
     config = replace(CONFIG, optim=replace(CONFIG.optim, optimizer=optimizer))
-    of, mesh = make_learner(config, VOCAB, BOS), mesh_of(*sizes)
-    workload = Workload(
-        init=functools.partial(init_state, of),
-        step=functools.partial(train_step, of),
-        batch=lambda cursor: {},
-        specs=functools.partial(state_specs, of),
-    )
-    rows = NamedSharding(mesh, spec(None, "batch", None))
-    batch = {"tokens": jax.ShapeDtypeStruct(SHAPE, np.int32, sharding=rows)}
+    of = make_learner(config, VOCAB, BOS)
+    mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])
+    workload = dry_workload(of, mesh)
+    batch = workload.batch(0)
     with jax.set_mesh(mesh):
         abstract, shardings = abstract_state(workload, 0, mesh)
         replicated = named(PartitionSpec(), mesh)
@@ -76,7 +66,7 @@ def compiled(optimizer: str = "adamw", sizes: tuple[int, int, int] = (1, 1, 1)) 
         state = initialise(workload, 0, shardings)
 
     def step(state: Any, tokens: np.ndarray) -> tuple[Any, Any]:
-        return executable(state, {"tokens": jax.device_put(tokens, rows)})[:2]
+        return executable(state, {"tokens": jax.device_put(tokens, batch["tokens"].sharding)})[:2]
 
     return mesh, state, step, executable
 

@@ -1,0 +1,96 @@
+"""A language model's run, killed and resumed through the command line, bit for bit."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from ..errors import Exit
+from ..telemetry import read
+from .children import Child, command
+
+TINY = (
+    "train --data.tokenizer byte --data.seq-len 32 --data.batch-size 8 "
+    "--data.eval-rows 8 --model.layers 2 --model.width 16 --model.heads 2 --model.kv-heads 1 "
+    "--model.head-dim 8 --model.mlp-width 16 --model.scan-unroll 1 --optim.horizon-steps 200 "
+    "--data.heldout-fraction 0.2 --log-every-steps 1 --eval-every-steps 0 --trackers tensorboard "
+)
+
+
+def start(tmp_path: Path, name: str, options: str, devices: int = 1) -> Child:
+    corpus = tmp_path.parent / "corpus.jsonl"
+    if not corpus.exists():  # the source of this package
+        texts = [path.read_text() for path in sorted(Path(__file__).parents[1].glob("*.py"))]
+        corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    paths = f"--data.paths {corpus} --data.prepared-dir {corpus.with_suffix('')}"
+    argv = f"{TINY} {paths} --run-dir {tmp_path / name} {options}".split()
+    return Child(command, *argv, log=tmp_path / "log", devices=devices)
+
+
+def losses(folder: Path) -> dict[int, float]:
+    return {r["step"]: r["loss"] for r in read(folder / "metrics.jsonl")}
+
+
+def saving(folder: Path) -> bool:
+    return any(folder.glob("checkpoints/*/*orbax-checkpoint-tmp*"))
+
+
+def test_three_kills_change_no_bit(tmp_path: Path) -> None:
+    run_dir, log = tmp_path / "killed", tmp_path / "log"
+    for kill in range(3):
+        child = start(tmp_path, "killed", "--steps 10000 --save-every-steps 9")
+        before = max(losses(run_dir), default=0)
+        child.wait_for(lambda before=before: max(losses(run_dir), default=0) > before + 20)
+        if kill:  # the first dies between saves, the others while one is being written
+            child.wait_for(lambda: saving(run_dir))
+        child.process.kill()
+        child.process.join()
+    steps = max(losses(run_dir)) + 20
+    assert start(tmp_path, "killed", f"--steps {steps}").code() == Exit.DONE, log.read_text()
+    assert start(tmp_path, "calm", f"--steps {steps}").code() == Exit.DONE, log.read_text()
+    assert losses(run_dir) == losses(tmp_path / "calm")
+    assert list(losses(run_dir)) == list(range(1, steps + 1))
+
+
+def test_eight_four_one_devices(tmp_path: Path) -> None:
+    for devices, steps, mesh in (
+        (8, 8, "--mesh.fsdp 2 --mesh.tensor 2"),
+        (4, 16, "--mesh.fsdp 4"),
+        (1, 24, ""),
+    ):
+        child = start(tmp_path, "moved", f"--steps {steps} {mesh}", devices)
+        assert child.code() == Exit.DONE, child.log.read_text()
+    assert start(tmp_path, "stayed", "--steps 24").code() == Exit.DONE
+    assert losses(tmp_path / "moved") == pytest.approx(losses(tmp_path / "stayed"), rel=2e-4)
+
+
+def test_another_model_tokenizer_or_batch_is_refused(tmp_path: Path) -> None:
+    assert start(tmp_path, "run", "--steps 2").code() == Exit.DONE
+    log = tmp_path / "log"
+    for options, says in (
+        ("--model.width 32", "model.width=16"),
+        ("--data.tokenizer bpe --data.vocab-size 300", "byte"),
+        ("--data.batch-size 6 --optim.micro-batches 4", "divide"),
+        ("--data.paths nowhere.txt --data.prepared-dir other", "nowhere.txt"),
+        ("--model.heads 3 --model.kv-heads 2", "kv_heads"),
+        ("--mesh.fsdp 3", "number of cpu devices"),
+    ):
+        log.write_text("")
+        assert start(tmp_path, "run", f"--steps 4 {options}").code() == Exit.USER, log.read_text()
+        text = log.read_text()
+        for word in ("got:", "expected:", "to do:", says):
+            assert word in text, (options, text)
+        assert "Traceback" not in text
+
+
+def test_sigterm_while_training(tmp_path: Path) -> None:
+    child = start(tmp_path, "run", "--steps 10000 --save-every-steps 0")
+    child.wait_for(lambda: len(losses(tmp_path / "run")) > 2)
+    os.kill(child.process.pid, signal.SIGTERM)
+    assert child.code() == Exit.PREEMPTED, child.log.read_text()
+    steps = max(losses(tmp_path / "run")) + 5
+    assert start(tmp_path, "run", f"--steps {steps}").code() == Exit.DONE
+    assert start(tmp_path, "calm", f"--steps {steps}").code() == Exit.DONE
+    assert losses(tmp_path / "run") == losses(tmp_path / "calm")
