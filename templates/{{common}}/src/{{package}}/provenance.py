@@ -8,8 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from .template_status import ANSWERS, answer
-
+ANSWERS = ".copier-answers.yml"
 # What decides a run's numbers beside the project's own dependencies.
 BACKENDS = ("jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin")
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -35,6 +34,12 @@ def collect() -> dict[str, Any]:
         "devices": jax.device_count(),
         "processes": jax.process_count(),
     }
+
+
+def answer(answers: str, name: str) -> str:
+    """The value of a plain `name: value` line of the answers file; empty if there is none."""
+    found = re.search(rf"^{name}: *(.*)$", answers, re.MULTILINE)
+    return found[1].strip().strip("'\"") if found else ""
 
 
 def requirements() -> dict[str, str]:

@@ -10,8 +10,8 @@ import subprocess
 from pathlib import Path
 
 from .errors import Exit, UserError
+from .provenance import ANSWERS, answer
 
-ANSWERS = ".copier-answers.yml"
 NOTES = "docs/template-notes.md"
 NETWORK_TIMEOUT_S = 15
 
@@ -40,12 +40,6 @@ def template_status(argv: list[str]) -> int:
         print("\nFiles of the template that differ from its last copy or update:")
         print("\n".join(f"  {name}" for name in edited))
     return Exit.DONE
-
-
-def answer(answers: str, name: str) -> str:
-    """The value of a plain `name: value` line; empty if there is none."""
-    found = re.search(rf"^{name}: *(.*)$", answers, re.MULTILINE)
-    return found[1].strip().strip("'\"") if found else ""
 
 
 def parse(version: str) -> Version:

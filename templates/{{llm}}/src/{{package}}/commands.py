@@ -76,6 +76,14 @@ def evaluate(*, run_dir: str = "runs/demo") -> int:
     return Exit.DONE
 
 
+def export(*, to: str, run_dir: str = "runs/demo") -> int:
+    """Write the newest checkpoint for other tools: a Qwen3 or Llama folder of the Hub."""
+    from .export import export
+
+    export(run_dir, to)
+    return Exit.DONE
+
+
 def preflight(*, config: Settings, topology: str = "local") -> int:
     """Compile the real step for a TPU topology (v5e:2x2, v6e:2x4) or these devices: does it fit?"""
     if topology != "local":
@@ -87,6 +95,14 @@ def preflight(*, config: Settings, topology: str = "local") -> int:
     from .preflight import preflight
 
     return Exit.DONE if preflight(validate(config), topology) else Exit.USER
+
+
+def bench(*, config: Settings, timed_steps: int = 20) -> int:
+    """Time the bare step, the loop around it and the input on these devices."""
+    from .bench import bench
+
+    bench(validate(config), timed_steps)
+    return Exit.DONE
 
 
 def doctor() -> int:
@@ -108,7 +124,9 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "prepare": prepare,
     "sample": sample,
     "evaluate": evaluate,
+    "export": export,
     "preflight": preflight,
+    "bench": bench,
     "doctor": doctor,
     "template-status": template_status,
 }

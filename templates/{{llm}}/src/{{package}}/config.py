@@ -11,7 +11,7 @@ import tyro
 
 from .errors import UserError
 from .optim_config import OptimConfig
-from .run_config import MeshConfig, RunConfig, identity
+from .run_config import MeshConfig, RunConfig, identity, to_dict
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ModelConfig:
 class DataConfig:
     """Which text, how it becomes tokens, and how tokens become batches."""
 
-    paths: tuple[str, ...] = ()  # .txt .jsonl(.gz) .parquet files, folders, globs; none = Python's own
+    paths: tuple[str, ...] = ()  # .txt .jsonl(.gz) .parquet, folders, globs; none = Python's own
     text_field: str = "text"  # of JSON lines and parquet rows
     prepared_dir: str = "data/stdlib"  # token shards and their manifest
     tokenizer: str = "bpe"  # byte, bpe (trained on the corpus) or the path of a tokenizer.json
@@ -64,14 +64,29 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
 
 
+MAY_BE_ZERO = {
+    *("run.seed", "run.eval_every_steps", "run.save_every_steps", "run.profile_at_step"),
+    *("optim.warmup_steps", "mesh.data"),  # optim.py and sharding.py judge these
+}
+
+
 def validate(config: Config) -> Config:
     """The configuration, if its parts fit together."""
     m, data, optim = config.model, config.data, config.optim
-    if m.heads % m.kv_heads:
+    for name, value in to_dict(config).items():
+        # A bool is an int too, and no number of anything.
+        if type(value) is int and value < 1 and name not in MAY_BE_ZERO:
+            raise UserError(
+                got=f"--{name.removeprefix('run.').replace('_', '-')} {value}",
+                expected="at least 1",
+                do="correct it, or leave it out",
+            )
+    divisors = [k for k in range(1, m.heads + 1) if m.heads % k == 0]
+    if m.kv_heads not in divisors:
         raise UserError(
             got=f"--model.heads {m.heads} --model.kv-heads {m.kv_heads}",
             expected="kv_heads that divide heads",
-            do=f"choose --model.kv-heads among {[k for k in range(1, m.heads + 1) if m.heads % k == 0]}",
+            do=f"choose --model.kv-heads among {divisors}",
         )
     if m.head_dim % 2:
         raise UserError(
@@ -116,7 +131,11 @@ def gpt2_124m() -> Config:
             run_dir="runs/gpt2-124m", steps=3600, eval_every_steps=250, save_every_steps=500
         ),
         optim=OptimConfig(
-            learning_rate=1.8e-3, schedule="wsd", horizon_steps=3600, warmup_steps=250, micro_batches=8
+            learning_rate=1.8e-3,
+            schedule="wsd",
+            horizon_steps=3600,
+            warmup_steps=250,
+            micro_batches=8,
         ),
         model=ModelConfig(
             layers=12, width=768, heads=6, kv_heads=6, head_dim=128, mlp_width=2048, scan_unroll=12

@@ -64,8 +64,8 @@ def preflight(config: Config, topology: str) -> bool:
     limit = memory_limit(devices[0])
     fits = compiled is not None
     if compiled is not None:
-        counts = Counter(filter(None, sum(COLLECTIVE.findall(compiled.as_text()), ())))
-        facts |= {"collectives": ", ".join(f"{n} {kind}" for kind, n in counts.items()) or "none"}
+        counts = count_collectives(compiled).items()
+        facts["collectives"] = ", ".join(f"{n} {kind}" for kind, n in counts) or "none"
         facts |= memory_parts(compiled) | {"memory_limit_bytes": limit}
         fits = limit is None or facts["memory_bytes"] <= limit
     print(format_summary(facts))
@@ -113,6 +113,11 @@ def vocabulary(data: DataConfig) -> tuple[int, int]:
     return found.vocab_size, found.bos_id
 
 
+def count_collectives(compiled: Any) -> Counter[str]:
+    """How often each is in the program; those in a scanned layer are there once."""
+    return Counter(found[1] or found[2] for found in COLLECTIVE.finditer(compiled.as_text()))
+
+
 def memory_parts(compiled: Any) -> dict[str, int]:
     """Bytes a device needs for a compiled step: in all, for the state, and for what it computes."""
     m = compiled.memory_analysis()
@@ -133,13 +138,14 @@ def memory_limit(device: Any) -> float | None:
 def changes(config: Config, mesh: Mesh) -> list[str]:
     """What would need less memory, the cheapest first."""
     model, parts = config.model, config.optim.micro_batches
-    rows = config.data.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"] * parts)
-    remat = {"none": "dots", "dots": "full"}.get(model.remat)
-    advice = (
-        (mesh.shape["data"] > 1, f"--mesh.fsdp {mesh.shape['data'] * mesh.shape['fsdp']}: shards"
-         " parameters and optimizer state over all replicas"),
-        (rows > 1, f"--optim.micro-batches {2 * parts}: {rows // 2} rows a device at a time"),
-        (remat, f"--model.remat {remat}: computes more in the backward pass, keeps less"),
-        (model.scan_unroll > 1, "--model.scan-unroll 1: one layer's temporaries at a time"),
-    )  # fmt: skip
-    return [text for possible, text in advice if possible] + ["more chips, or a smaller model"]
+    replicas = mesh.shape["data"] * mesh.shape["fsdp"]
+    rows = config.data.batch_size // (replicas * parts)
+    advice = []
+    if mesh.shape["data"] > 1:
+        advice.append(f"--mesh.fsdp {replicas}: each replica keeps a part of the state")
+    if rows > 1:
+        advice.append(f"--optim.micro-batches {2 * parts}: {rows // 2} rows a device at a time")
+    if model.remat != "full":
+        remat = "dots" if model.remat == "none" else "full"
+        advice.append(f"--model.remat {remat}: keeps less for the backward pass, computes more")
+    return [*advice, "more chips, or a smaller model"]

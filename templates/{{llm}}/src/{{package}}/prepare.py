@@ -24,7 +24,7 @@ from .errors import UserError
 from .shards import Manifest, Shard, open_tokenizer, read_manifest
 from .tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer, train_bpe
 
-SHARD_BYTES = 1 << 28  # of text; a few times this is in memory
+SHARD_BYTES = 1 << 27  # of text; a few times this is in memory
 BATCH_DOCUMENTS = 64  # that the tokenizer's threads get at once
 BPE_BYTES = 1 << 30  # of a larger corpus, about so much trains the BPE, chosen by hash
 NAMES_KEPT = 5  # of unusable documents

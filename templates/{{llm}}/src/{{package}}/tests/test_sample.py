@@ -1,8 +1,11 @@
 """Writing text: the cache changes nothing, and a run is opened as it was saved."""
 
 import itertools
+import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,32 +15,21 @@ from flax import nnx
 
 from .. import commands, loop
 from ..attention import attend
-from ..config import Config, DataConfig, ModelConfig
+from ..config import Config
 from ..errors import UserError
 from ..guards import CompileCount
-from ..optim_config import OptimConfig
-from ..run_config import MeshConfig, RunConfig, from_dict, to_dict
+from ..run_config import MeshConfig, from_dict, to_dict
 from ..sample import choose, empty_cache, generate, read
 from ..sharding import make_mesh
 from ..step import Learner, init_state, make_learner
 from ..trained import open_run
 from ..workload import make_workload
+from . import tiny
 
-TINY = ModelConfig(layers=2, width=32, heads=4, kv_heads=2, head_dim=8, mlp_width=48)
-VOCAB, BOS = 300, 7
-
-
-@pytest.fixture(scope="module")
-def learner() -> Learner:
-    return make_learner(Config(model=TINY, data=DataConfig(seq_len=16)), VOCAB, BOS)
+LENGTH = tiny.CONFIG.data.seq_len
 
 
-@pytest.fixture(scope="module")
-def params(learner: Learner) -> object:
-    return init_state(learner, jax.random.key(1))["params"]
-
-
-def full_logits(learner: Learner, params: object, tokens: jax.Array) -> jax.Array:
+def full_logits(learner: Learner, params: Any, tokens: jax.Array) -> jax.Array:
     """Of the training forward, without a cache."""
     model = nnx.merge(learner.graph, nnx.State(params))
     hidden, _ = model(
@@ -46,15 +38,16 @@ def full_logits(learner: Learner, params: object, tokens: jax.Array) -> jax.Arra
     return model.logits(hidden)
 
 
-def test_cached_logits_equal_the_full_forward(learner: Learner, params: object) -> None:
-    tokens = jax.random.randint(jax.random.key(2), (2, 16), 0, VOCAB)
+def test_cached_logits_equal_the_full_forward() -> None:
+    learner, params = tiny.learner(), tiny.parameters()
+    tokens = jnp.asarray(tiny.random_tokens(2, LENGTH))
     model = nnx.merge(learner.graph, nnx.State(params))
     step = jax.jit(partial(read, learner))
-    # Nine at once, padded with what must not be seen; the others one by one.
-    padded = jnp.where(jnp.arange(16) < 9, tokens, 3)
+    # Twenty at once, padded with what must not be seen; the others one by one.
+    padded = jnp.where(jnp.arange(LENGTH) < 20, tokens, 3)
     hidden, cache = step(params, padded, jnp.asarray(0), empty_cache(learner, rows=2))
-    logits = [model.logits(hidden)[:, :9]]
-    for place in range(9, 16):
+    logits = [model.logits(hidden)[:, :20]]
+    for place in range(20, LENGTH):
         hidden, cache = step(params, tokens[:, place : place + 1], jnp.asarray(place), cache)
         logits.append(model.logits(hidden))
     expected = full_logits(learner, params, tokens)
@@ -62,22 +55,20 @@ def test_cached_logits_equal_the_full_forward(learner: Learner, params: object) 
 
 
 @pytest.mark.parametrize("packing", ["segments", "documents"])
-def test_greedy_text_is_the_argmax_of_the_full_forward_also_after_sliding(
-    learner: Learner, params: object, packing: str
-) -> None:
-    config = Config(model=TINY, data=DataConfig(seq_len=16, packing=packing))
-    packed = make_learner(config, VOCAB, BOS)
-    forward = jax.jit(partial(full_logits, packed))
-    context, expected = [BOS, 20, 30], []
-    for _ in range(40):
-        if len(context) > 16:
-            context = context[-8:]
-            context[0] = BOS if packing == "documents" else context[0]
-        padded = jnp.array([context + [0] * (16 - len(context))])
+def test_greedy_text_is_the_argmax_of_the_full_forward_also_after_sliding(packing: str) -> None:
+    data, params = replace(tiny.CONFIG.data, packing=packing), tiny.parameters()
+    learner = make_learner(replace(tiny.CONFIG, data=data), tiny.VOCAB, tiny.BOS)
+    forward = jax.jit(partial(full_logits, learner))
+    context, expected = [tiny.BOS, 20, 30], []
+    for _ in range(2 * LENGTH):
+        if len(context) > LENGTH:
+            context = context[-LENGTH // 2 :]
+            context[0] = tiny.BOS if packing == "documents" else context[0]
+        padded = jnp.array([context + [0] * (LENGTH - len(context))])
         expected.append(int(jnp.argmax(forward(params, padded)[0, len(context) - 1])))
         context.append(expected[-1])
-    tokens = generate(packed, params, [BOS, 20, 30], temperature=0.0, top_p=1.0, seed=0)
-    assert list(itertools.islice(tokens, 40)) == expected
+    tokens = generate(learner, params, [tiny.BOS, 20, 30], temperature=0.0, top_p=1.0, seed=0)
+    assert list(itertools.islice(tokens, 2 * LENGTH)) == expected
 
 
 def test_draws_follow_temperature_and_top_p() -> None:
@@ -98,24 +89,8 @@ def test_draws_follow_temperature_and_top_p() -> None:
 @pytest.fixture(scope="module")
 def run_config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     """Of a run that was trained for two steps on eight devices."""
-    folder = tmp_path_factory.mktemp("run")
-    for i in range(40):
-        (folder / f"{i}.txt").write_text("".join(f"line {n} of {i}\n" for n in range(i + 8)))
-    config = Config(
-        run=RunConfig(run_dir=str(folder / "run"), steps=2, save_every_steps=1, trackers=()),
-        mesh=MeshConfig(fsdp=2, tensor=2),
-        optim=OptimConfig(horizon_steps=10, warmup_steps=1),
-        model=TINY,
-        data=DataConfig(
-            paths=(str(folder / "*.txt"),),
-            prepared_dir=str(folder / "data"),
-            tokenizer="byte",
-            heldout_fraction=0.2,
-            seq_len=32,
-            batch_size=8,
-            eval_rows=8,
-        ),
-    )
+    config = tiny.with_text(tmp_path_factory.mktemp("run"), steps=2, save_every_steps=1)
+    config = replace(config, mesh=MeshConfig(fsdp=2, tensor=2))
     mesh = make_mesh(config.mesh)
     assert loop.run(make_workload(config, mesh), config, mesh) == 0
     return config
@@ -132,7 +107,7 @@ def test_a_run_is_opened_on_its_own_mesh(run_config: Config) -> None:
     first = init_state(run.learner, jax.random.key(0))["params"]
     assert jax.tree.map(jnp.shape, run.params) == jax.tree.map(jnp.shape, first)
     moved = jax.tree.map(lambda new, old: float(jnp.abs(new - old).max()), run.params, first)
-    assert 0 < max(jax.tree.leaves(moved)) < 0.02  # two steps of AdamW from the same seed
+    assert 0 < max(jax.tree.leaves(moved)) < 0.05  # two steps of AdamW from the same seed
 
 
 def test_writing_compiles_nothing_after_the_first_two_tokens(run_config: Config) -> None:
@@ -161,12 +136,10 @@ def test_sample_prints_so_many_characters_and_repeats_itself(
 def test_evaluate_prints_the_bits_per_byte_of_the_summary(
     run_config: Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import json
-
     assert commands.evaluate(run_dir=run_config.run.run_dir) == 0
     summary = json.loads((Path(run_config.run.run_dir) / "summary.json").read_text())
     printed = capsys.readouterr().out
-    assert f"{summary['heldout_bits_per_byte']:.3f}"[:5] in printed
+    assert f"{summary['heldout_bits_per_byte']:.4g}" in printed
     assert summary["corpus_sha256"] in printed
 
 

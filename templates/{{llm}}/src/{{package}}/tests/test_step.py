@@ -1,4 +1,4 @@
-"""The step trains as written down: the same on any mesh, for packed rows and in ten known losses."""
+"""The step trains as written down: alike on any mesh and for packed rows, in ten known losses."""
 
 import functools
 import json
@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding
@@ -23,7 +22,7 @@ from ..workload import make_workload
 from . import tiny
 from .tiny import BOS, CONFIG, MODEL, SHAPE, VOCAB
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).resolve().parent / "golden"
 BATCHES = [tiny.random_tokens(*SHAPE, seed=seed) for seed in range(3)]
 MESHES = {"data": (8, 1, 1), "fsdp": (1, 8, 1), "tensor": (4, 1, 2), "mixed": (2, 2, 2)}
 

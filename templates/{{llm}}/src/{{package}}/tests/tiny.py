@@ -3,6 +3,7 @@
 import functools
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from ..guards import guarded_step
 from ..loop import abstract_state, initialise
 from ..model import Transformer
 from ..optim_config import OptimConfig
-from ..run_config import MeshConfig
+from ..run_config import MeshConfig, RunConfig
 from ..sharding import make_mesh, named
 from ..step import Learner, make_learner
 from ..workload import dry_workload
@@ -48,6 +49,22 @@ def random_tokens(*shape: int, seed: int = 0) -> np.ndarray:
     tokens = np.random.default_rng(seed).integers(0, BOS, shape).astype(np.int32)
     tokens[..., 0] = BOS
     return tokens
+
+
+def with_text(folder: Path, **run: Any) -> Config:
+    """On a corpus that is written to the folder; `run` are fields of its RunConfig."""
+    for i in range(40):
+        (folder / f"{i}.txt").write_text("".join(f"line {n} of {i}\n" for n in range(i + 8)))
+    data = replace(
+        CONFIG.data,
+        paths=(str(folder / "*.txt"),),
+        prepared_dir=str(folder / "data"),
+        tokenizer="byte",
+        heldout_fraction=0.2,
+        eval_rows=8,
+    )
+    settings = RunConfig(run_dir=str(folder / "run"), trackers=(), **run)
+    return replace(CONFIG, run=settings, data=data)
 
 
 @functools.cache

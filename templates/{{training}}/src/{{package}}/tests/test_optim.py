@@ -20,11 +20,8 @@ CONFIG = OptimConfig(
 )
 LABELS = {"stack": "matrix", "embedding": "embedding", "gain": "vector"}
 DECAYED = {"stack": True, "embedding": True, "gain": False}
-PARAMETERS = {
-    "stack": jax.random.normal(jax.random.key(0), (3, 8, 24)),
-    "embedding": jax.random.normal(jax.random.key(1), (16, 8)),
-    "gain": jnp.ones(8),
-}
+SHAPES = {"stack": (3, 8, 24), "embedding": (16, 8), "gain": (8,)}
+PARAMETERS = {name: jax.random.normal(jax.random.key(0), shape) for name, shape in SHAPES.items()}
 
 
 def update(gradient: Any, **changes: Any) -> tuple[Any, Any]:
@@ -33,24 +30,22 @@ def update(gradient: Any, **changes: Any) -> tuple[Any, Any]:
     return optimizer.update(gradient, optimizer.init(PARAMETERS), PARAMETERS)
 
 
+def assert_close(left: Any, right: Any) -> None:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3), left, right)
+
+
 @pytest.mark.parametrize(
-    ("schedule", "middle"),
+    ("schedule", "at_55", "at_85"),
     [
-        ("cosine", 0.1 + 0.9 * (1 + np.cos(np.pi * 45 / 90)) / 2),
-        ("linear", 1 - 0.9 * 45 / 90),
-        ("wsd", 1.0),
+        ("cosine", 0.55, 0.1 + 0.9 * (1 + np.cos(np.pi * 75 / 90)) / 2),
+        ("linear", 0.55, 1 - 0.9 * 75 / 90),
+        ("wsd", 1.0, 1 - 0.9 * 5 / 20),
     ],
 )
-def test_schedule(schedule: str, middle: float) -> None:
-    at = make_schedule(replace(CONFIG, schedule=schedule))
-    warmup = [(step + 1) / 11 for step in range(11)]
-    np.testing.assert_allclose([at(step) for step in range(11)], warmup, rtol=1e-5)
-    np.testing.assert_allclose([at(55), at(100), at(10_000)], [middle, 0.1, 0.1], rtol=1e-5)
-
-
-def test_wsd_cools_down_at_the_end() -> None:
-    at = make_schedule(replace(CONFIG, schedule="wsd", cooldown_fraction=0.2, final_fraction=0.0))
-    np.testing.assert_allclose([at(step) for step in (10, 80, 85, 90, 100)], [1, 1, 0.75, 0.5, 0])
+def test_schedule(schedule: str, at_55: float, at_85: float) -> None:
+    at = make_schedule(replace(CONFIG, schedule=schedule, cooldown_fraction=0.2))
+    assert_close([at(step) for step in range(11)], [(step + 1) / 11 for step in range(11)])
+    assert_close([at(step) for step in (55, 85, 100, 10_000)], [at_55, at_85, 0.1, 0.1])
 
 
 @pytest.mark.parametrize("warmup", [-1, 100])
@@ -63,19 +58,15 @@ def test_warmup_that_does_not_fit(warmup: int) -> None:
 def test_decay_moves_exactly_what_is_marked(optimizer: str, peak: float) -> None:
     zero = jax.tree.map(jnp.zeros_like, PARAMETERS)
     moved, _ = update(zero, optimizer=optimizer, weight_decay=0.5)
-    expected = {
-        "stack": -peak * 0.5 * PARAMETERS["stack"],
-        "embedding": -0.01 * 0.5 * PARAMETERS["embedding"],
-        "gain": np.zeros(8),
-    }
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), moved, expected)
+    rates = {"stack": peak * 0.5, "embedding": 0.01 * 0.5, "gain": 0.0}
+    assert_close(moved, {name: -rates[name] * PARAMETERS[name] for name in PARAMETERS})
 
 
 @pytest.mark.parametrize(("clip", "norm"), [(1.0, 1.0), (0.0, 40.0), (50.0, 40.0)])
 def test_clipping_bounds_the_global_norm(clip: float, norm: float) -> None:
     gradient = jax.tree.map(lambda x: 40 * x / optax.tree.norm(PARAMETERS), PARAMETERS)
     _, state = update(gradient, clip_norm=clip, beta1=0.75)
-    np.testing.assert_allclose(4 * optax.tree.norm(optax.tree.get(state, "mu")), norm, rtol=1e-5)
+    assert_close(optax.tree.norm(optax.tree.get(state, "mu")), (1 - 0.75) * norm)
 
 
 def test_muon_orthogonalises_each_matrix_and_leaves_the_rest_to_adam() -> None:
@@ -83,24 +74,13 @@ def test_muon_orthogonalises_each_matrix_and_leaves_the_rest_to_adam() -> None:
     for layer in np.asarray(moved["stack"]):
         singular = np.linalg.svd(layer / 0.02 / np.sqrt(24 / 8), compute_uv=False)
         assert 0.6 < singular.min() <= singular.max() < 1.3, singular
-    for name in ("embedding", "gain"):
-        np.testing.assert_allclose(moved[name], -0.01 * jnp.sign(PARAMETERS[name]), rtol=1e-3)
+    for name in ("embedding", "gain"):  # Adam's first step is the sign of the gradient
+        assert_close(moved[name], -0.01 * jnp.sign(PARAMETERS[name]))
 
 
-CHANGES = {
-    "optimizer": "adamw",
-    "learning_rate": 0.02,
-    "muon_learning_rate": 0.03,
-    "weight_decay": 0.2,
-    "beta1": 0.8,
-    "beta2": 0.8,
-    "clip_norm": 2.0,
-    "schedule": "linear",
-    "horizon_steps": 90,
-    "warmup_steps": 20,
-    "cooldown_fraction": 0.5,
-    "final_fraction": 0.2,
-}
+CHANGES = dict(optimizer="adamw", learning_rate=0.02, muon_learning_rate=0.03, weight_decay=0.2)
+CHANGES |= dict(beta1=0.8, beta2=0.8, clip_norm=2.0, schedule="linear", horizon_steps=90)
+CHANGES |= dict(warmup_steps=20, cooldown_fraction=0.5, final_fraction=0.2)
 
 
 def trace(config: OptimConfig) -> np.ndarray:
@@ -115,8 +95,7 @@ def trace(config: OptimConfig) -> np.ndarray:
 
 def test_every_field_acts() -> None:
     base = replace(CONFIG, optimizer="muon", schedule="wsd")
-    names = {field.name for field in fields(base)}
-    assert set(CHANGES) == names - {"micro_batches"}, "CHANGES lacks a field, or has one too many"
+    assert set(CHANGES) == {field.name for field in fields(base)} - {"micro_batches"}
     before = trace(base)
     for name, value in CHANGES.items():
         assert not np.allclose(trace(replace(base, **{name: value})), before, rtol=1e-3), name
@@ -126,21 +105,12 @@ def test_every_field_acts() -> None:
 def test_optimizer_state_is_sharded_like_its_parameter(optimizer: str) -> None:
     labels = {"blocks": {"head": "matrix", "gain": "vector"}, "head": "embedding"}
     specs = {"blocks": {"head": P(None, "fsdp"), "gain": P(None)}, "head": P("tensor")}
-    shapes = {
-        "blocks": {"head": jnp.ones((2, 4, 4)), "gain": jnp.ones(4)},
-        "head": jnp.ones((8, 4)),
-    }
-    decayed = jax.tree.map(lambda label: label != "vector", labels)
-    state = make_optimizer(replace(CONFIG, optimizer=optimizer), labels, decayed).init(shapes)
+    parameters = jax.tree.map(lambda label: jnp.ones((2, 4, 4)[label == "embedding" :]), labels)
+    state = make_optimizer(replace(CONFIG, optimizer=optimizer), labels, True).init(parameters)
     found: dict[str, set[P]] = {}
     mirrored = mirror_specs(state, specs)
     for path, spec in jax.tree_util.tree_leaves_with_path(mirrored, is_leaf=is_spec):
         keys = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
-        tail = "/".join(key for key in keys if key not in ("muon", "adam"))
-        found.setdefault(tail, set()).add(spec)
-    assert found == {
-        "blocks/head": {P(None, "fsdp")},
-        "blocks/gain": {P(None)},
-        "head": {P("tensor")},
-        "": {P()},  # counters
-    }
+        found.setdefault("/".join(k for k in keys if k not in ("muon", "adam")), set()).add(spec)
+    ours = {"blocks/head": {P(None, "fsdp")}, "blocks/gain": {P(None)}, "head": {P("tensor")}}
+    assert found == ours | {"": {P()}}  # the last are counters

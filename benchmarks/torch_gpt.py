@@ -1,0 +1,96 @@
+"""CPU tokens/s of the emitted training step beside a plain PyTorch GPT of the same architecture.
+
+    sh hooks/uv.sh run python benchmarks/torch_gpt.py [SIZE ...] [--rounds 12] [--bfloat16]
+
+Two or more long-lived processes are driven in turn; the ratio is the median over rounds. Before,
+our parameters are copied into the PyTorch model and logits and losses compared; after, the losses
+of both training runs. PyTorch comes into build/benchmarks/torch (Python 3.11, torch CPU).
+"""
+
+import argparse
+import subprocess
+from statistics import median
+
+from grown import BUILD, Worker, alternate, describe_machine, grow_project, ratio, table
+
+HERE = __file__.rpartition("/")[0]
+TORCH = "torch==2.13.0"
+SIZES = {
+    "0.8M": {
+        "vocab": 128,
+        "model": {"layers": 4, "width": 128, "heads": 4, "kv_heads": 4, "head_dim": 32}
+        | {"mlp_width": 344, "scan_unroll": 4},
+        "data": {"batch_size": 32, "seq_len": 256},
+    },
+    "10.7M": {
+        "vocab": 128,
+        "model": {"layers": 6, "width": 384, "heads": 6, "kv_heads": 6, "head_dim": 64}
+        | {"mlp_width": 1024, "scan_unroll": 6},
+        "data": {"batch_size": 16, "seq_len": 256},
+    },
+    "demo": {"vocab": 4096, "preset": "demo"},
+}
+
+
+def torch_python():
+    """PyTorch's own environment, made when it is missing."""
+    folder = BUILD / "torch"
+    if not (folder / "done").exists():
+        subprocess.run(["python3.11", "-m", "venv", "--clear", folder], check=True)
+        pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", TORCH, "numpy"]
+        subprocess.run(pip, check=True)
+        (folder / "done").touch()
+    return folder / "bin" / "python"
+
+
+def compare(name, size, rounds, steps, half):
+    """One row of the table for each of our dtypes."""
+    ours_python, theirs_python = grow_project() / ".venv" / "bin" / "python", torch_python()
+    weights = str(BUILD / "weights.npz")
+    workers = {"ours": Worker(ours_python, f"{HERE}/our_step.py")}
+    config = workers["ours"].ask("build", **size)
+    workers["ours"].ask("dump", path=weights)
+    variants = {"eager": {}, "compiled": {"compiled": True}}
+    if half:
+        workers["ours bf16"] = Worker(ours_python, f"{HERE}/our_step.py")
+        bf16 = size.get("model", {}) | {"compute_dtype": "bfloat16"}
+        workers["ours bf16"].ask("build", **size | {"model": bf16})
+        variants["eager bf16"] = {"bfloat16": True}
+    for variant, options in variants.items():
+        workers[variant] = Worker(theirs_python, f"{HERE}/torch_model.py")
+        built = workers[variant].ask("build", config=config, weights=weights, **options)
+        print(f"{name}, {variant}: {built}")
+        assert built["logits"] < 1e-3, "the two models are not the same function"
+    seconds = alternate(workers, rounds, steps)
+    losses = {variant: worker.ask("loss") for variant, worker in workers.items()}
+    print(f"{name}: loss after {rounds * (steps + 1)} steps: {losses}; {config['versions']}")
+    for worker in workers.values():
+        worker.close()
+    tokens = config["batch_size"] * config["seq_len"]
+    rates = [f"{tokens / median(seconds[v]):,.0f}" if v in seconds else "" for v in COLUMNS]
+    ratios = [
+        f"{ratio(seconds[theirs], seconds[ours]):.2f}" if theirs in seconds else ""
+        for ours, theirs in (
+            *(("ours", "eager"), ("ours", "compiled")),
+            ("ours bf16", "eager bf16"),
+        )
+    ]
+    return [name, f"{config['parameters'] / 1e6:.2f}M", *rates, *ratios]
+
+
+COLUMNS = ("ours", "eager", "compiled", "ours bf16", "eager bf16")
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sizes", nargs="*", default=list(SIZES))
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--bfloat16", action="store_true")
+    options = parser.parse_args()
+    print(describe_machine())
+    rows = [
+        compare(name, SIZES[name], options.rounds, options.steps, options.bfloat16)
+        for name in options.sizes or SIZES
+    ]
+    ratios = ("ours/eager", "ours/compiled", "bf16 ours/eager")
+    table(["size", "parameters", *(f"{c}, tokens/s" for c in COLUMNS), *ratios], rows)

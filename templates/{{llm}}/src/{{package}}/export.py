@@ -1,0 +1,141 @@
+"""Writes a checkpoint as other tools read it: a Qwen3 or Llama folder of the Hugging Face Hub.
+
+One process with all parameters; float32. Training's own parts (z-loss, segments) stay behind.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+
+from .errors import UserError
+from .step import Learner
+from .tokenizer import BOS_NAMES
+from .trained import open_run
+
+# Names of a layer there. Matrices are stored as (out, in) there, as (in, out) here.
+NAMES = {
+    "attention_norm": "input_layernorm",
+    "query": "self_attn.q_proj",
+    "key": "self_attn.k_proj",
+    "value": "self_attn.v_proj",
+    "out": "self_attn.o_proj",
+    "query_norm": "self_attn.q_norm",
+    "key_norm": "self_attn.k_norm",
+    "mlp_norm": "post_attention_layernorm",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+}
+
+
+def export(run_dir: str, to: str) -> None:
+    """Write model.safetensors, config.json and the tokenizer's files to the folder `to`."""
+    run, folder = open_run(run_dir), Path(to)
+    config = hub_config(run.learner)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_safetensors(folder / "model.safetensors", hub_tensors(run.learner, run.params))
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
+    prepared = Path(run.learner.config.data.prepared_dir) / "tokenizer.json"
+    own = None if run.learner.config.data.tokenizer == "byte" else prepared.read_text()
+    write_tokenizer(folder, own, run.learner)
+    print(f"{folder}: {config['architectures'][0]} of step {run.step}")
+    print(f'transformers.AutoModelForCausalLM.from_pretrained("{folder}") reads it')
+
+
+def hub_config(learner: Learner) -> dict[str, Any]:
+    """The content of config.json; refuses what neither architecture can express."""
+    c = learner.config.model
+    if c.logit_cap:
+        raise UserError(
+            got=f"a model with --model.logit-cap {c.logit_cap}",
+            expected="0: neither Qwen3 nor Llama caps its logits",
+            do="train without a cap to export, or read the checkpoint with this project",
+        )
+    stretch = {
+        "rope_type": "llama3",
+        "factor": c.rope_factor,
+        "low_freq_factor": 1.0,  # the constants of model.rope_table
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": c.rope_context,
+    }
+    return {
+        "architectures": ["Qwen3ForCausalLM" if c.qk_norm else "LlamaForCausalLM"],
+        "model_type": "qwen3" if c.qk_norm else "llama",
+        "vocab_size": learner.vocab_size,
+        "hidden_size": c.width,
+        "intermediate_size": c.mlp_width,
+        "num_hidden_layers": c.layers,
+        "num_attention_heads": c.heads,
+        "num_key_value_heads": c.kv_heads,
+        "head_dim": c.head_dim,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": c.rope_theta,
+        "rope_scaling": stretch if c.rope_factor != 1.0 else None,
+        "max_position_embeddings": learner.config.data.seq_len,
+        "tie_word_embeddings": c.tied_embeddings,
+        "bos_token_id": learner.bos_id,
+        "eos_token_id": learner.bos_id,  # the next document's BOS ends one
+        "torch_dtype": "float32",
+    }
+
+
+def hub_tensors(learner: Learner, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Parameters under their names there, without the rows that pad the vocabulary."""
+    tables = {"embedding": "model.embed_tokens", "head": "lm_head"}
+    tensors = {
+        f"{name}.weight": np.asarray(params[ours])[: learner.vocab_size]
+        for ours, name in tables.items()
+        if ours in params
+    }
+    tensors["model.norm.weight"] = np.asarray(params["final_norm"])
+    for ours, stacked in params["blocks"].items():
+        for i, layer in enumerate(np.asarray(stacked)):
+            tensors[f"model.layers.{i}.{NAMES[ours]}.weight"] = layer.T
+    return tensors
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """float32 arrays in the safetensors format: length of a JSON header, header, data."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, x in tensors.items():
+        header[name] = {"dtype": "F32", "shape": x.shape, "data_offsets": (end, end + x.nbytes)}
+        end += x.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # data begin aligned
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for x in tensors.values():
+            file.write(np.ascontiguousarray(x, "<f4"))
+
+
+def write_tokenizer(folder: Path, own: str | None, learner: Learner) -> None:
+    """tokenizer.json, which begins a text with BOS as training does, and what names its BOS."""
+    inner = byte_tokenizer() if own is None else Tokenizer.from_str(own)
+    bos = inner.id_to_token(learner.bos_id)
+    if inner.post_processor is None:
+        inner.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, learner.bos_id)]
+        )
+    inner.save(str(folder / "tokenizer.json"))
+    facts = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": bos, "eos_token": bos}
+    (folder / "tokenizer_config.json").write_text(json.dumps(facts, indent=2))
+
+
+def byte_tokenizer() -> Tokenizer:
+    """tokenizer.ByteTokenizer as a BPE without merges: the same 257 ids."""
+    # Byte-level BPE (GPT-2) writes a visible byte as its character, the others from 256 on.
+    seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in seen]
+    vocab = {chr(b): b for b in seen} | {chr(256 + i): b for i, b in enumerate(hidden)}
+    inner = Tokenizer(models.BPE(vocab | {BOS_NAMES[0]: 256}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens([AddedToken(BOS_NAMES[0], special=True)])
+    return inner

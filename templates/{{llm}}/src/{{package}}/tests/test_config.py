@@ -1,0 +1,109 @@
+"""Every setting acts, no preset moves unseen, and what cannot work is refused before it starts."""
+
+import ast
+import json
+import os
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from ..attention import resolve_attention
+from ..config import PRESETS, Config, ModelConfig, validate
+from ..errors import UserError
+from ..run_config import from_dict, identity_of, to_dict
+from ..step import init_state, make_learner, objective, state_specs
+from .tiny import BOS, CONFIG, VOCAB
+
+GOLDEN = Path(__file__).resolve().parent / "golden" / "presets.json"
+FREE = {"compute_dtype", "attention", "remat", "scan_unroll", "micro_batches"}
+
+
+def test_every_field_is_read() -> None:
+    read = set()
+    for path in Path(__file__).parents[1].glob("*.py"):
+        if not path.stem.endswith("config"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                    owner = getattr(node.value, "attr", getattr(node.value, "id", ""))
+                    read.add((owner.lstrip("_").removesuffix("_config"), node.attr))
+    names = [name.split(".") for name in to_dict(Config())]
+    assert not [f for f in names if not {(owner, f[1]) for owner in (f[0], "config", "c")} & read]
+    assert len(names) <= 60
+
+
+CHANGES = dict(layers=3, width=64, heads=2, kv_heads=4, head_dim=16, mlp_width=32, qk_norm=False)
+CHANGES |= dict(tied_embeddings=False, rope_theta=5e5, rope_factor=2.0, rope_context=64)
+CHANGES |= dict(logit_cap=5.0, z_loss=0.1, compute_dtype="bfloat16", remat="dots", scan_unroll=2)
+
+
+def traced(config: Config) -> str:
+    """The program of the loss, and the constants that it holds."""
+    learner = make_learner(config, VOCAB, BOS)
+    params = jax.eval_shape(partial(init_state, learner), jax.random.key(0))["params"]
+    tokens = jax.ShapeDtypeStruct((2, 17), "int32")
+    jaxpr = jax.make_jaxpr(partial(objective, learner))(params, tokens)
+    return f"{jaxpr} {[np.asarray(x).tobytes() for x in jaxpr.consts]}"
+
+
+def test_every_field_of_the_model_changes_the_program() -> None:
+    assert set(CHANGES) == {field.name for field in fields(ModelConfig)} - {"attention"}
+    base = from_dict(CONFIG, {"model.rope_factor": 4.0, "model.rope_context": 16})
+    before = traced(base)
+    assert traced(base) == before
+    changes = {f"model.{name}": value for name, value in CHANGES.items()}
+    changes["data.packing"] = "documents"
+    assert not [k for k, v in changes.items() if traced(from_dict(base, {k: v})) == before]
+
+
+def test_golden_presets() -> None:
+    resolved = {name: to_dict(preset()) for name, preset in PRESETS.items()}
+    if os.environ.get("UPDATE_GOLDEN"):
+        GOLDEN.write_text(json.dumps(resolved, indent=2) + "\n")
+    golden = json.loads(GOLDEN.read_text())
+    assert resolved == golden, (
+        "A preset no longer resolves to what it did. If that is meant: UPDATE_GOLDEN=1 uv run "
+        "pytest -k golden, and commit the new values with the change that moved them."
+    )
+    for name, preset in PRESETS.items():
+        assert from_dict(Config(), golden[name]) == preset()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_preset_builds(name: str) -> None:
+    config = validate(PRESETS[name]())
+    learner = make_learner(config, config.data.vocab_size, 0)
+    state_specs(learner, jax.eval_shape(partial(init_state, learner), jax.random.key(0)))
+
+
+def test_what_a_resume_must_match() -> None:
+    names = {name for name in to_dict(Config()) if name.split(".")[0] in ("model", "optim")}
+    expected = {name for name in names if name.split(".")[1] not in FREE}
+    expected |= {"run.seed", "data.seq_len", "data.batch_size", "data.packing"}
+    assert set(identity_of(Config())) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model.heads": 6, "model.kv_heads": 4}, r"heads 6 .*kv-heads 4.*divide.*\[1, 2, 3, 6\]"),
+        ({"model.head_dim": 7}, r"head-dim 7.*even.*choose 8"),
+        ({"model.layers": 4, "model.scan_unroll": 3}, r"scan-unroll 3 with 4 layers.*divisor"),
+        ({"data.batch_size": 8, "optim.micro_batches": 3}, r"batch-size 8.*micro-batches 3"),
+        ({"model.attention": "cudnn", "data.packing": "segments"}, r"cudnn.*packing at auto"),
+        ({"model.kv_heads": 0}, r"--model.kv-heads 0.*at least 1"),
+        ({"run.log_every_steps": 0}, r"--log-every-steps 0.*at least 1"),
+    ],
+)
+def test_settings_that_do_not_fit(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(UserError, match=rf"(?s)got: .*{words}"):
+        validate(from_dict(Config(), changes))
+
+
+def test_attention_is_what_the_platform_has() -> None:
+    assert resolve_attention("auto", "documents") == "xla"
+    with pytest.raises(UserError, match=r"(?s)attention cudnn on cpu.*NVIDIA.*at auto"):
+        resolve_attention("cudnn", "documents")
