@@ -7,6 +7,7 @@ set aside as `build/demo.previous`. Not a test: `make test` proves what this sho
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -62,6 +63,17 @@ def settle(kind: str) -> Path:
     return demo
 
 
+def run(command: list[str], folder: Path, environment: dict[str, str]) -> int:
+    """Run to the end: Ctrl-C reaches the child by itself, SIGTERM is passed on; it saves first."""
+    child = subprocess.Popen(command, cwd=folder, env=environment)
+    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    while True:
+        try:
+            return child.wait()
+        except KeyboardInterrupt:
+            continue
+
+
 def main(kind: str) -> int:
     """Render, train, sample; the exit code of the first command that fails, 130 after Ctrl-C."""
     try:
@@ -70,15 +82,7 @@ def main(kind: str) -> int:
         uv = environment.get("UV", "uv")  # set by `uv run`
         for command in COMMANDS:
             print(f"\nbuild/demo $ uv run acorn {command}", flush=True)
-            child = subprocess.Popen(
-                [uv, "run", "acorn", *command.split()], cwd=demo, env=environment
-            )
-            while True:
-                try:
-                    code = child.wait()
-                    break
-                except KeyboardInterrupt:  # the child got it too: let it save
-                    continue
+            code = run([uv, "run", "acorn", *command.split()], demo, environment)
             if code:
                 return code
     except KeyboardInterrupt:

@@ -67,7 +67,9 @@ def make_score(
 ) -> Callable[[Any, np.ndarray], tuple[float, int]]:
     """(parameters, windows) -> summed nats of the scored targets, and how many they are."""
     config = learner.config
-    size = config.data.batch_size // config.optim.micro_batches
+    replicas = mesh.shape["data"] * mesh.shape["fsdp"]
+    # A micro-batch, rounded up for devices other than those of the training.
+    size = -(-config.data.batch_size // config.optim.micro_batches // replicas) * replicas
     sharding = NamedSharding(mesh, spec("batch", None))
 
     @jax.jit

@@ -138,7 +138,9 @@ def _write_shards(
     for split, documents in _gather(config, corpus, unusable):
         name = f"{split}-{sum(shard.split == split for shard in shards):05d}"
         source = hashlib.sha256(b"".join([name.encode(), *map(_digest, documents)])).hexdigest()
-        if source not in done:
+        if source in done:
+            advance(sum(document.disk_bytes for document in documents))
+        else:
             facts = _write_shard(folder / name, documents, tokenizer, manifest.dtype, advance)
             done[source] = Shard(split=split, source_sha256=source, **facts)
             manifest = dataclasses.replace(manifest, shards=tuple(done.values()))

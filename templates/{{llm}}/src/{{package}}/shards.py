@@ -79,7 +79,7 @@ class Split:
             name, sha256 = next(iter(self.shards[shard].files.items()))
             part = _map_tokens(self.folder / name, sha256)[start + done - base : stop - base]
             out[done : done + len(part)] = part
-            done, shard = done + len(part), shard
+            done, shard = done + len(part), shard + 1
         return out
 
     def texts(self) -> Iterator[bytes]:

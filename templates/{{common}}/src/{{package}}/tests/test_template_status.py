@@ -51,6 +51,7 @@ def test_a_fresh_project_knows_how_far_it_is_behind(project, capsys) -> None:
 @pytest.mark.parametrize("committed", [False, True])
 def test_an_update_shows_exactly_the_notes_it_crossed(project, capsys, committed) -> None:
     answers(project, "v0.3.0", project.parent / "template")
+    (project / "model.py").write_text("layers = 3\n")  # the template's change
     if committed:
         git(project, "commit", "-q", "-am", "update")
     template_status([str(project)])
@@ -59,6 +60,7 @@ def test_an_update_shows_exactly_the_notes_it_crossed(project, capsys, committed
     assert "third" in told
     assert "second" in told
     assert "first" not in told
+    assert ("differ" in told) is not committed
 
 
 def test_names_the_template_files_that_the_user_edited(project, capsys) -> None:

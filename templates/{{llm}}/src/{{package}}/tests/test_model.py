@@ -1,5 +1,4 @@
-"""The Transformer is what its settings say: what sees what, closed forms, and one result however
-it is computed."""
+"""The Transformer sees what it may, follows its closed forms and is the same however computed."""
 
 import functools
 from collections.abc import Iterator
@@ -41,10 +40,8 @@ def logits(hidden: jax.Array, **model: Any) -> np.ndarray:
 
 def test_a_target_sees_its_own_document_up_to_itself() -> None:
     # With untied embeddings, a row of the matrix acts only where its token is an input.
-    learner, parameters = (
-        tiny.learner(tied_embeddings=False),
-        tiny.parameters(tied_embeddings=False),
-    )
+    untied = {"tied_embeddings": False}
+    learner, parameters = tiny.learner(**untied), tiny.parameters(**untied)
     tokens = jnp.array([[BOS, 1, 2, 3, BOS, 5, 6, 7, 8]])
 
     def losses(embedding: jax.Array) -> jax.Array:
