@@ -80,12 +80,12 @@ def serve(*functions):
         print(json.dumps(by_name[call](**arguments)), file=answers, flush=True)
 
 
-def alternate(workers, rounds, steps):
+def alternate(workers, rounds, steps, **how):
     """{name: worker} -> {name: seconds a step in each round}, every worker once a round."""
     seconds = {name: [] for name in workers}
     for _ in range(rounds):
         for name, worker in workers.items():
-            seconds[name].append(worker.ask("run", steps=steps))
+            seconds[name].append(worker.ask("run", steps=steps, **how))
     return seconds
 
 

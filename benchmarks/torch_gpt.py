@@ -43,25 +43,28 @@ def torch_python():
     return folder / "bin" / "python"
 
 
-def compare(name, size, rounds, steps, half):
-    """One row of the table for each of our dtypes."""
+def compare(name, size, options):
+    """The row of one size."""
+    rounds, steps = options.rounds, options.steps
     ours_python, theirs_python = grow_project() / ".venv" / "bin" / "python", torch_python()
     weights = str(BUILD / "weights.npz")
-    workers = {"ours": Worker(ours_python, f"{HERE}/our_step.py")}
+    pin = ["taskset", "-c", "0"] if options.one_core else []
+    workers = {"ours": Worker(*pin, ours_python, f"{HERE}/our_step.py")}
     config = workers["ours"].ask("build", **size)
     workers["ours"].ask("dump", path=weights)
-    variants = {"eager": {}, "compiled": {"compiled": True}}
-    if half:
-        workers["ours bf16"] = Worker(ours_python, f"{HERE}/our_step.py")
+    variants = {"eager": {}} | ({} if options.no_compile else {"compiled": {"compiled": True}})
+    if options.bfloat16:
+        workers["ours bf16"] = Worker(*pin, ours_python, f"{HERE}/our_step.py")
         bf16 = size.get("model", {}) | {"compute_dtype": "bfloat16"}
         workers["ours bf16"].ask("build", **size | {"model": bf16})
         variants["eager bf16"] = {"bfloat16": True}
-    for variant, options in variants.items():
-        workers[variant] = Worker(theirs_python, f"{HERE}/torch_model.py")
-        built = workers[variant].ask("build", config=config, weights=weights, **options)
+    for variant, how in variants.items():
+        workers[variant] = Worker(*pin, theirs_python, f"{HERE}/torch_model.py")
+        built = workers[variant].ask("build", config=config, weights=weights, **how)
         print(f"{name}, {variant}: {built}")
         assert built["logits"] < 1e-3, "the two models are not the same function"
-    seconds = alternate(workers, rounds, steps)
+    clock = "process_time" if options.one_core else "perf_counter"
+    seconds = alternate(workers, rounds, steps, clock=clock)
     losses = {variant: worker.ask("loss") for variant, worker in workers.items()}
     print(f"{name}: loss after {rounds * (steps + 1)} steps: {losses}; {config['versions']}")
     for worker in workers.values():
@@ -86,11 +89,12 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--bfloat16", action="store_true")
+    parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument(
+        "--one-core", action="store_true", help="CPU time on one: for busy machines"
+    )
     options = parser.parse_args()
     print(describe_machine())
-    rows = [
-        compare(name, SIZES[name], options.rounds, options.steps, options.bfloat16)
-        for name in options.sizes or SIZES
-    ]
+    rows = [compare(name, SIZES[name], options) for name in options.sizes or SIZES]
     ratios = ("ours/eager", "ours/compiled", "bf16 ours/eager")
     table(["size", "parameters", *(f"{c}, tokens/s" for c in COLUMNS), *ratios], rows)

@@ -60,7 +60,7 @@ def reached(module: str, everywhere: bool = False) -> set[str]:
 
 def test_sizes() -> None:
     code = {name: lines(file) for name, file in MODULES.items()}
-    assert sum(code.values()) <= 3000, sorted(code.items(), key=lambda item: -item[1])
+    assert sum(code.values()) <= 4800, sorted(code.items(), key=lambda item: -item[1])
     assert sum(code[name] for name in CORE if name in code) <= 1500
     for file in FILES:
         if file.suffix == ".py":

@@ -24,6 +24,7 @@ from .errors import Exit, UserError
 
 TRIO = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 POLL_S = 0.5
+ECHO_S = 2.0  # a launcher such as `uv run` passes on a signal that the terminal sent us too
 
 
 def start_processes() -> None:
@@ -116,6 +117,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._signal: int | None = None
+        self._signal_s = 0.0
 
     def decide(self, step: int) -> Exit | None:
         """Call after each step, in every process: how to stop now, if so."""
@@ -130,7 +132,7 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator["StopRequest"]:
-        """Take the signals over; a second Ctrl-C ends the process the usual way."""
+        """Take the signals over; a later second Ctrl-C ends the process the usual way."""
         numbers = [signal.SIGINT] if jax.process_count() > 1 else [signal.SIGINT, signal.SIGTERM]
         previous = {number: signal.signal(number, self._on_signal) for number in numbers}
         try:
@@ -140,11 +142,14 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
-        self._signal = number
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        print("\nstopping after this step; saving first", file=sys.stderr, flush=True)
-        if jax.process_count() > 1:
-            os.kill(os.getpid(), signal.SIGTERM)  # the notifier tells the other processes
+        now_s = time.monotonic()
+        if self._signal is None:
+            self._signal, self._signal_s = number, now_s
+            print("\nstopping after this step; saving first", file=sys.stderr, flush=True)
+            if jax.process_count() > 1:
+                os.kill(os.getpid(), signal.SIGTERM)  # the notifier tells the other processes
+        elif number == signal.SIGINT and now_s - self._signal_s > ECHO_S:
+            raise KeyboardInterrupt
 
 
 def all_agree(ok: bool) -> bool:

@@ -27,8 +27,8 @@ from .sharding import make_mesh
 from .workload import make_workload
 
 
-def bench(config: Config, steps: int) -> dict[str, Any]:
-    """Print and return the figures; about five times `steps` steps are run."""
+def bench(config: Config, steps: int) -> None:
+    """Print the figures; about five times `steps` steps are run."""
     mesh = make_mesh(config.mesh)
     workload = make_workload(config, mesh)
     input_s = time_input(workload, steps)
@@ -57,7 +57,6 @@ def bench(config: Config, steps: int) -> dict[str, Any]:
     }
     print(format_summary(facts))
     print(json.dumps(to_dict(config)))
-    return facts
 
 
 def time_input(workload: Workload, count: int) -> float:

@@ -22,7 +22,9 @@ from .step import Learner, token_losses
 FULL_WINDOWS = 16_384  # a larger held-out split is scored on its first documents only
 
 
-def make_evaluate(learner: Learner, split: Split, mesh: Mesh) -> Callable[[State], dict[str, float]]:
+def make_evaluate(
+    learner: Learner, split: Split, mesh: Mesh
+) -> Callable[[State], dict[str, float]]:
     """State -> mean held-out loss, nats a token, of `eval_rows` windows spread over the split."""
     windows = heldout_windows(split, learner.config.data.seq_len, learner.config.data.seq_len)
     count = min(learner.config.data.eval_rows, len(windows))
@@ -67,9 +69,9 @@ def make_score(
 ) -> Callable[[Any, np.ndarray], tuple[float, int]]:
     """(parameters, windows) -> summed nats of the scored targets, and how many they are."""
     config = learner.config
-    replicas = mesh.shape["data"] * mesh.shape["fsdp"]
-    # A micro-batch, rounded up for devices other than those of the training.
-    size = -(-config.data.batch_size // config.optim.micro_batches // replicas) * replicas
+    size, replicas = config.data.batch_size, mesh.shape["data"] * mesh.shape["fsdp"]
+    # A micro-batch, rounded up where the devices are not those of the training.
+    size = math.ceil(size / config.optim.micro_batches / replicas) * replicas
     sharding = NamedSharding(mesh, spec("batch", None))
 
     @jax.jit

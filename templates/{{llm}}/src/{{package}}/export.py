@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from .errors import UserError
 from .step import Learner
-from .tokenizer import BOS_NAMES
+from .tokenizer import ByteTokenizer
 from .trained import open_run
 
 # Names of a layer there. Matrices are stored as (out, in) there, as (in, out) here.
@@ -33,17 +34,18 @@ NAMES = {
 
 
 def export(run_dir: str, to: str) -> None:
-    """Write model.safetensors, config.json and the tokenizer's files to the folder `to`."""
+    """Write model.safetensors, config.json and, but for bytes, the tokenizer to the folder `to`."""
     run, folder = open_run(run_dir), Path(to)
     config = hub_config(run.learner)
     folder.mkdir(parents=True, exist_ok=True)
     write_safetensors(folder / "model.safetensors", hub_tensors(run.learner, run.params))
     (folder / "config.json").write_text(json.dumps(config, indent=2))
-    prepared = Path(run.learner.config.data.prepared_dir) / "tokenizer.json"
-    own = None if run.learner.config.data.tokenizer == "byte" else prepared.read_text()
-    write_tokenizer(folder, own, run.learner)
     print(f"{folder}: {config['architectures'][0]} of step {run.step}")
-    print(f'transformers.AutoModelForCausalLM.from_pretrained("{folder}") reads it')
+    if isinstance(run.tokenizer, ByteTokenizer):
+        print(f"no tokenizer.json: ids are the bytes of UTF-8; {run.learner.bos_id} begins a text")
+    else:
+        prepared = Path(run.learner.config.data.prepared_dir)
+        write_tokenizer(folder, prepared / "tokenizer.json", run.learner.bos_id)
 
 
 def hub_config(learner: Learner) -> dict[str, Any]:
@@ -55,13 +57,9 @@ def hub_config(learner: Learner) -> dict[str, Any]:
             expected="0: neither Qwen3 nor Llama caps its logits",
             do="train without a cap to export, or read the checkpoint with this project",
         )
-    stretch = {
-        "rope_type": "llama3",
-        "factor": c.rope_factor,
-        "low_freq_factor": 1.0,  # the constants of model.rope_table
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": c.rope_context,
-    }
+    stretch = {"rope_type": "llama3", "factor": c.rope_factor}
+    stretch |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}  # constants of model.rope_table
+    stretch |= {"original_max_position_embeddings": c.rope_context}
     return {
         "architectures": ["Qwen3ForCausalLM" if c.qk_norm else "LlamaForCausalLM"],
         "model_type": "qwen3" if c.qk_norm else "llama",
@@ -72,8 +70,6 @@ def hub_config(learner: Learner) -> dict[str, Any]:
         "num_attention_heads": c.heads,
         "num_key_value_heads": c.kv_heads,
         "head_dim": c.head_dim,
-        "hidden_act": "silu",
-        "attention_bias": False,
         "rms_norm_eps": 1e-6,
         "rope_theta": c.rope_theta,
         "rope_scaling": stretch if c.rope_factor != 1.0 else None,
@@ -115,27 +111,12 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
             file.write(np.ascontiguousarray(x, "<f4"))
 
 
-def write_tokenizer(folder: Path, own: str | None, learner: Learner) -> None:
+def write_tokenizer(folder: Path, own: Path, bos_id: int) -> None:
     """tokenizer.json, which begins a text with BOS as training does, and what names its BOS."""
-    inner = byte_tokenizer() if own is None else Tokenizer.from_str(own)
-    bos = inner.id_to_token(learner.bos_id)
+    inner = Tokenizer.from_file(str(own))
+    bos = inner.id_to_token(bos_id)
     if inner.post_processor is None:
-        inner.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", special_tokens=[(bos, learner.bos_id)]
-        )
+        inner.post_processor = TemplateProcessing(f"{bos} $A", special_tokens=[(bos, bos_id)])
     inner.save(str(folder / "tokenizer.json"))
     facts = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": bos, "eos_token": bos}
     (folder / "tokenizer_config.json").write_text(json.dumps(facts, indent=2))
-
-
-def byte_tokenizer() -> Tokenizer:
-    """tokenizer.ByteTokenizer as a BPE without merges: the same 257 ids."""
-    # Byte-level BPE (GPT-2) writes a visible byte as its character, the others from 256 on.
-    seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in seen]
-    vocab = {chr(b): b for b in seen} | {chr(256 + i): b for i, b in enumerate(hidden)}
-    inner = Tokenizer(models.BPE(vocab | {BOS_NAMES[0]: 256}, []))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    inner.decoder = decoders.ByteLevel()
-    inner.add_special_tokens([AddedToken(BOS_NAMES[0], special=True)])
-    return inner

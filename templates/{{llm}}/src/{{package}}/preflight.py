@@ -41,8 +41,7 @@ def preflight(config: Config, topology: str) -> bool:
     check_batch(config, mesh)
     learner = make_learner(config, *vocabulary(config.data), devices[0].platform)
     workload = dry_workload(learner, mesh)
-    name, units = workload.rate
-    flops = workload.flops_per_step or math.nan
+    (name, units), flops = workload.rate, workload.flops_per_step or math.nan
     facts: dict[str, Any] = {
         "devices": f"{len(devices)} x {devices[0].device_kind} ({topology})",
         "mesh": ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items()),
@@ -52,20 +51,18 @@ def preflight(config: Config, topology: str) -> bool:
     }
     if (chip := peaks(devices[0].device_kind)) is not None:
         facts["step_at_peak_ms"] = 1e3 * flops / (len(devices) * chip.bf16_flops)
-    compiled, facts["compile_s"] = None, math.nan
-    began = time.monotonic()
+    began_s = time.monotonic()
     try:
         compiled = compile_step(workload, config.run.seed, mesh)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        facts["compiler"] = str(error).splitlines()[0]
-    facts["compile_s"] = time.monotonic() - began
-    limit = memory_limit(devices[0])
-    fits = compiled is not None
-    if compiled is not None:
+        facts["compiler"], fits = str(error).splitlines()[0], False
+    else:
+        facts["compile_s"] = time.monotonic() - began_s
         counts = count_collectives(compiled).items()
         facts["collectives"] = ", ".join(f"{n} {kind}" for kind, n in counts) or "none"
+        limit = memory_limit(devices[0])
         facts |= memory_parts(compiled) | {"memory_limit_bytes": limit}
         fits = limit is None or facts["memory_bytes"] <= limit
     print(format_summary(facts))
@@ -94,14 +91,12 @@ def find_devices(topology: str) -> Sequence[Any]:
         )
     jax.config.update("jax_enable_compilation_cache", False)  # cannot be read back for a topology
     try:
-        # Else a v4 chip counts as two devices.
-        options = {"chip_config_name": "megacore"} if topology.startswith("v4") else {}
-        return topologies.get_topology_desc(topology, "tpu", **options).devices
+        return topologies.get_topology_desc(topology, "tpu").devices
     except jax.errors.JaxRuntimeError as error:
         raise UserError(
             got=f"--topology {topology}: {str(error).splitlines()[0]}",
             expected="a chip and its layout, such as v5e:2x2, v5p:2x2x1, v6e:4x4, or local",
-            do="v5e and v6e have two dimensions, v4 and v5p three; hosts hold 2x2 chips",
+            do="v5e and v6e have two dimensions, v5p three; hosts hold 2x2 chips",
         ) from error
 
 

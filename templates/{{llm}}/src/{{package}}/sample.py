@@ -34,21 +34,18 @@ def sample(
             expected="chars >= 0, temperature >= 0, 0 < top-p <= 1",
             do="temperature 0 always takes the likeliest token; top-p 1 allows every token",
         )
-    trained = open_run(run_dir)
-    bos, decode = trained.learner.bos_id, trained.tokenizer.decode
-    start = [bos, *map(int, trained.tokenizer.encode_batch([prompt])[0])]
+    run = open_run(run_dir)
+    start = [run.learner.bos_id, *map(int, run.tokenizer.encode_batch([prompt])[0])]
+    tokens = generate(run.learner, run.params, start, temperature, top_p, seed)
     print(prompt, end="", flush=True)
     written: list[int] = []
     shown = ""
-    tokens = generate(
-        trained.learner, trained.params, start, temperature=temperature, top_p=top_p, seed=seed
-    )
     for token in itertools.islice(tokens, 4 * chars):  # a character has four bytes at most
-        if token == bos or len(shown) == chars:
+        if token == run.learner.bos_id or len(shown) == chars:
             break
         written.append(token)
         # All of it each time: a character may take several tokens, and is U+FFFD until the last.
-        text = decode(written).rstrip("\N{REPLACEMENT CHARACTER}")[:chars]
+        text = run.tokenizer.decode(written).rstrip("\N{REPLACEMENT CHARACTER}")[:chars]
         print(text[len(shown) :], end="", flush=True)
         shown = text
     print()
@@ -58,14 +55,22 @@ def generate(
     learner: Learner,
     params: Any,
     prompt: Sequence[int],
-    *,
     temperature: float,
     top_p: float,
     seed: int,
 ) -> Iterator[int]:
     """Tokens after `prompt`, without end. Two compilations: a whole context, and one token."""
+
+    @partial(jax.jit, donate_argnames="cache")
+    def write(
+        params: Any, tokens: Array, start: Array, last: Array, cache: Cache, key: Array
+    ) -> tuple[Array, Cache]:
+        hidden, cache = read(learner, params, tokens, start, cache)
+        hidden = jax.lax.dynamic_slice_in_dim(hidden, last, 1, axis=1)
+        logits = nnx.merge(learner.graph, nnx.State(params)).logits(hidden)[0, 0]
+        return choose(logits, key, temperature, top_p), cache
+
     seq_len, key = learner.config.data.seq_len, jax.random.key(seed)
-    write = jax.jit(partial(_next_token, learner, temperature, top_p), donate_argnames="cache")
     context = list(prompt)
     place = 0  # how many tokens of the context the cache holds
     for count in itertools.count():
@@ -125,21 +130,3 @@ def choose(
     return jax.random.categorical(
         key, jnp.where(probabilities >= least, logits / temperature, -jnp.inf)
     )
-
-
-def _next_token(
-    learner: Learner,
-    temperature: float,
-    top_p: float,
-    params: Any,
-    tokens: Int[Array, "1 T"],
-    start: Int[Array, ""],
-    last: Int[Array, ""],
-    cache: Cache,
-    key: jax.Array,
-) -> tuple[Int[Array, ""], Cache]:
-    """What follows the token at `last` of `tokens`, the others after it being padding."""
-    hidden, cache = read(learner, params, tokens, start, cache)
-    hidden = jax.lax.dynamic_slice_in_dim(hidden, last, 1, axis=1)
-    logits = nnx.merge(learner.graph, nnx.State(params)).logits(hidden)
-    return choose(logits[0, 0], key, temperature, top_p), cache

@@ -17,7 +17,7 @@ from ..config import Config, DataConfig, ModelConfig
 from ..errors import UserError
 from ..export import hub_config, hub_tensors, write_safetensors, write_tokenizer
 from ..step import Learner, init_state, make_learner
-from ..tokenizer import ByteTokenizer, JsonTokenizer, train_bpe
+from ..tokenizer import JsonTokenizer, train_bpe
 
 QWEN = ModelConfig(layers=2, width=32, heads=4, kv_heads=2, head_dim=16, mlp_width=48)
 LLAMA = replace(
@@ -134,17 +134,11 @@ def test_a_logit_cap_is_refused() -> None:
         hub_config(learner)
 
 
-@pytest.mark.parametrize("kind", ["byte", "bpe"])
-def test_exported_tokenizer_gives_the_same_ids_after_bos(kind: str, tmp_path: Path) -> None:
+def test_exported_tokenizer_gives_the_same_ids_after_bos(tmp_path: Path) -> None:
     text = "def f(x):\n\treturn '€', x  # naïve \0 \x7f\x85\n"
-    if kind == "byte":
-        own, ours = None, ByteTokenizer()
-    else:
-        own = train_bpe(iter([text * 3]), 300)
-        (tmp_path / "own.json").write_text(own)
-        ours = JsonTokenizer(tmp_path / "own.json")
-    learner = make_learner(Config(model=QWEN), ours.vocab_size, ours.bos_id)
-    write_tokenizer(tmp_path, own, learner)
+    (tmp_path / "own.json").write_text(train_bpe(iter([text * 3]), 300))
+    ours = JsonTokenizer(tmp_path / "own.json")
+    write_tokenizer(tmp_path, tmp_path / "own.json", ours.bos_id)
     read = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     ids = read.encode(text).ids
     assert ids == [ours.bos_id, *ours.encode_batch([text])[0]]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from .. import commands, loop
+from .. import commands, loop, sample
 from ..attention import attend
 from ..config import Config
 from ..errors import UserError
@@ -67,7 +67,7 @@ def test_greedy_text_is_the_argmax_of_the_full_forward_also_after_sliding(packin
         padded = jnp.array([context + [0] * (LENGTH - len(context))])
         expected.append(int(jnp.argmax(forward(params, padded)[0, len(context) - 1])))
         context.append(expected[-1])
-    tokens = generate(learner, params, [tiny.BOS, 20, 30], temperature=0.0, top_p=1.0, seed=0)
+    tokens = generate(learner, params, [tiny.BOS, 20, 30], 0.0, 1.0, seed=0)
     assert list(itertools.islice(tokens, 2 * LENGTH)) == expected
 
 
@@ -112,7 +112,7 @@ def test_a_run_is_opened_on_its_own_mesh(run_config: Config) -> None:
 
 def test_writing_compiles_nothing_after_the_first_two_tokens(run_config: Config) -> None:
     run = open_run(run_config.run.run_dir)  # sharded, so that the cache might be too
-    tokens = generate(run.learner, run.params, [1], temperature=1.0, top_p=0.9, seed=0)
+    tokens = generate(run.learner, run.params, [1], 1.0, 0.9, seed=0)
     list(itertools.islice(tokens, 2))
     compiled = CompileCount()
     list(itertools.islice(tokens, 60))  # slides twice
@@ -131,6 +131,17 @@ def test_sample_prints_so_many_characters_and_repeats_itself(
     assert likeliest.startswith("line ")
     assert len(likeliest) == len("line ") + 40 + len("\n")
     assert written(seed=1) == written(seed=1) != likeliest
+
+
+def test_text_is_whole_characters_up_to_the_documents_end(
+    run_config: Config, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = [97, *"€".encode(), 0xE2, 98, tiny.BOS, 99]  # 0xE2 begins a character and ends none
+    monkeypatch.setattr(sample, "generate", lambda *_: iter(tokens))
+    assert commands.sample(run_dir=run_config.run.run_dir, chars=9) == 0
+    assert capsys.readouterr().out == "a€\N{REPLACEMENT CHARACTER}b\n"
+    assert commands.sample(run_dir=run_config.run.run_dir, chars=2) == 0
+    assert capsys.readouterr().out == "a€\n"
 
 
 def test_evaluate_prints_the_bits_per_byte_of_the_summary(
