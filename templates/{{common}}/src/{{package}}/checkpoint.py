@@ -101,8 +101,10 @@ class Checkpoints:
         for step in committed[: -self._keep] if self._keep > 0 else ():
             shutil.rmtree(self._path(step), ignore_errors=True)
 
-    def restore(self, abstract: State, must_match: dict[str, Any]) -> tuple[State, dict[str, Any]] | None:
-        """Newest sound checkpoint onto `abstract`'s shardings, and its manifest; None if there is none.
+    def restore(
+        self, abstract: State, must_match: dict[str, Any]
+    ) -> tuple[State, dict[str, Any]] | None:
+        """Newest sound checkpoint onto `abstract`'s shardings, and its manifest; or None.
 
         A damaged one is renamed aside. `must_match` is what the manifest's `identity` has to equal.
         """
@@ -165,7 +167,9 @@ class Checkpoints:
         if jax.process_index() == 0:
             aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
             path.rename(aside)
-            log.warning("checkpoint %s is damaged (%s): set aside as %s", path.name, complaint, aside)
+            log.warning(
+                "checkpoint %s is damaged (%s): set aside as %s", path.name, complaint, aside
+            )
         barrier(f"set {path.name} aside")
 
     def _steps(self) -> list[int]:
@@ -215,8 +219,9 @@ def _check_tree(path: Path, saved: dict[str, str], ours: dict[str, str]) -> None
         some = "; ".join(f"{n}: {ours.get(n, 'nothing')}" for n in names[:4])
         raise UserError(
             got=f"a state with {some} ({len(names)} arrays differ)",
-            expected="; ".join(f"{n}: {saved.get(n, 'nothing')}" for n in names[:4]) + f", as in {path}",
-            do="the code that builds the state has changed since: undo that, or start with --run-dir",
+            expected="; ".join(f"{n}: {saved.get(n, 'nothing')}" for n in names[:4])
+            + f", as in {path}",
+            do="the code that makes the state has changed: undo that, or take another --run-dir",
         )
 
 

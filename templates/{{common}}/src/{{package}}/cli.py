@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tyro
 
@@ -86,7 +86,7 @@ def parse(argv: list[str]) -> functools.partial[int]:
     return bound
 
 
-def _binder(command: functools.partial[int]):  # noqa: ANN202
+def _binder(command: functools.partial[int]) -> Callable[..., functools.partial[int]]:
     """The same signature, but the call is put off until the settings are parsed."""
 
     @functools.wraps(command.func)

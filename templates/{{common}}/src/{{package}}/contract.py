@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 type State = dict[str, Any]
-"""One pytree of arrays in plain dicts. `state["step"]` is a scalar int32 that `step` raises by one."""
+"""One pytree of arrays in plain dicts; `state["step"]` is an int32 that `step` raises by one."""
 type Batch = Any
 """A pytree of arrays, already sharded over the mesh; may be empty."""
 type Metrics = dict[str, jax.Array]

@@ -34,7 +34,7 @@ def start_processes() -> None:
     comes first; Slurm and TPU slices are found by JAX itself.
     """
     given = [name for name in TRIO if name in os.environ]
-    options = {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 60}
+    options: dict[str, Any] = {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 60}
     if given:
         if len(given) < len(TRIO):
             raise UserError(
@@ -85,7 +85,11 @@ class Watch:
     """A thread that ends this process when another one failed or when no step ends any more."""
 
     def __init__(self, hang_timeout_s: float) -> None:
-        self._timeout_s, self._beat, self._stop = hang_timeout_s, time.monotonic(), threading.Event()
+        self._timeout_s, self._beat, self._stop = (
+            hang_timeout_s,
+            time.monotonic(),
+            threading.Event(),
+        )
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
 

@@ -34,15 +34,15 @@ def guarded_step(workload: Workload) -> Callable[[State, Batch], tuple[State, Me
 class SkipLimit:
     """Stops a run in which too many steps in a row were not finite."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit, self._in_a_row, self._last = limit, 0, None
+    def __init__(self, limit: int, skipped: int) -> None:
+        self._limit, self._in_a_row, self._last = limit, 0, skipped
 
     def check(self, step: int, metrics: dict[str, Any]) -> None:
         """metrics: of one step, on the host, equal in all processes."""
         skipped = int(metrics["skipped"])
-        grew = self._last is not None and skipped > self._last
+        grew = skipped > self._last
         self._in_a_row, self._last = (self._in_a_row + 1 if grew else 0), skipped
-        if self._last == skipped and grew:
+        if grew:
             log.warning("step %d was not finite and was skipped: %s", step, metrics)
         if self._in_a_row >= self._limit:
             shown = {name: value for name, value in metrics.items() if name != "skipped"}
@@ -61,17 +61,18 @@ class CompileCount:
         self.count, self.seconds = 0, 0.0
         jax.monitoring.register_event_duration_secs_listener(self._on_event)
 
-    def _on_event(self, event: str, duration_s: float, **_: Any) -> None:
+    def _on_event(self, event: str, duration_secs: float, **_: Any) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
             self.count += 1
-            self.seconds += duration_s
+            self.seconds += duration_secs
 
 
 class OneCompilation:
     """Warns when a function that was compiled is compiled again, and says which input changed."""
 
     def __init__(self, counter: CompileCount) -> None:
-        self._counter, self._seen = counter, None
+        self._counter = counter
+        self._seen: dict[str, str] | None = None
 
     @contextmanager
     def watching(self, *inputs: Any) -> Iterator[None]:

@@ -64,7 +64,10 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
 
     # ---- the step, compiled once ----
     step_fn = jit_step(workload, shardings, mesh)
-    one_compilation, skips = OneCompilation(counter), SkipLimit(run_config.max_skipped_steps)
+    one_compilation, skips = (
+        OneCompilation(counter),
+        SkipLimit(run_config.max_skipped_steps, int(state["skipped"])),
+    )
 
     def settle(step: int, metrics: Metrics) -> dict[str, float]:
         """Wait for a step's metrics and judge them."""
@@ -108,7 +111,7 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
                     pending = None
                     if step == first + 1:
                         recorder.compiled(counter.seconds)
-                    if evaluating:
+                    if evaluating and workload.evaluate is not None:
                         with clock.measure("evaluate"):
                             values |= workload.evaluate(state)
                     recorder.step(step, values, force=evaluating or last)
@@ -149,7 +152,7 @@ def abstract_state(workload: Workload, seed: int, mesh: Mesh) -> tuple[State, An
 
 
 def jit_step(workload: Workload, shardings: Any, mesh: Mesh) -> Any:
-    """The guarded step, jitted with the state donated: (state, batch) -> (state, metrics, outputs)."""
+    """The guarded step with the state donated: (state, batch) -> (state, metrics, outputs)."""
     replicated = named(PartitionSpec(), mesh)
     return jax.jit(
         guarded_step(workload),

@@ -95,10 +95,13 @@ def named(specs: Any, mesh: Mesh) -> Any:
 def describe_shards(abstract: Any, rows: int = 12) -> str:
     """A table of the largest arrays: shape, sharding, bytes a device; and the total."""
     leaves = jax.tree_util.tree_leaves_with_path(abstract)
-    sized = [(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize, p, x) for p, x in leaves]
+    sized = [
+        (math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize, p, x) for p, x in leaves
+    ]
     sized.sort(key=lambda row: -row[0])
     lines = [
-        f"{size / 1e6:9.2f} MB  {jax.tree_util.keystr(path)} {x.dtype}{list(x.shape)} {x.sharding.spec}"
+        f"{size / 1e6:9.2f} MB  {jax.tree_util.keystr(path)} {x.dtype}{list(x.shape)}"
+        f" {x.sharding.spec}"
         for size, path, x in sized[:rows]
     ]
     total = sum(size for size, _, _ in sized)

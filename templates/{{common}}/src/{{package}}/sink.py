@@ -15,7 +15,8 @@ class Sink:
     """Collects outputs between two saves."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._steps = folder, []
+        self._folder = folder
+        self._steps: list[dict[str, jax.Array]] = []
 
     def add(self, outputs: dict[str, jax.Array]) -> None:
         """Keep one step's outputs; costs nothing where a kind has none."""
@@ -30,7 +31,7 @@ class Sink:
             stacked = {name: np.stack([np.asarray(s[name]) for s in self._steps]) for name in names}
             part = self._folder / f"{step:08d}.npz.part"
             with part.open("wb") as file:
-                np.savez(file, **stacked)
+                np.savez(file, allow_pickle=False, **stacked)
             part.rename(self._folder / f"{step:08d}.npz")
         self._steps = []
 
@@ -45,4 +46,6 @@ class Sink:
 def read_outputs(folder: Path) -> dict[str, np.ndarray]:
     """Name -> array with one leading axis over all steps so far."""
     parts = [dict(np.load(path)) for path in sorted(folder.glob("*.npz"))]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+    return (
+        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+    )

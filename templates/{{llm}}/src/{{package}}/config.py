@@ -14,6 +14,11 @@ from .optim_config import OptimConfig
 from .run_config import MeshConfig, RunConfig, identity, to_dict
 
 
+type Packing = Literal["segments", "documents"]
+"""`segments`: row i is tokens [i T, i T + T] of the stream: the model must not attend across BOS.
+`documents`: BOS and a piece of one document, for attention that knows no more than "causal"."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Decoder-only Transformer in the shape of Llama and Qwen3."""

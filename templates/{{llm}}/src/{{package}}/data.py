@@ -6,23 +6,20 @@ A row is T inputs and their targets in T + 1 tokens; -1 is padding. The position
 import functools
 import itertools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import grain
 import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
+from .config import Packing
 from .errors import UserError
 from .shards import Split
 
-type Packing = Literal["segments", "documents"]
-"""`segments`: row i is tokens [i T, i T + T] of the stream: the model must not attend across BOS.
-`documents`: BOS and a piece of one document, for attention that knows no more than "causal"."""
-
 
 class Rows:
-    """The rows of one epoch in the order of the corpus; every text token is a target once."""
+    """The rows of one epoch in the order of the corpus; every token is a target once."""
 
     def __init__(self, split: Split, seq_len: int, packing: Packing) -> None:
         self.split, self.seq_len, self.packing = split, seq_len, packing
@@ -30,8 +27,10 @@ class Rows:
         self.starts = (
             split.document_starts if packing == "documents" else split.shard_starts[[0, -1]]
         )
-        pieces = -(-(np.diff(self.starts) - 1) // seq_len)
-        self.first_rows = np.cumsum(np.append(0, pieces))
+        # The BOS that follows a document is its last target: the model learns where texts end.
+        targets = np.diff(self.starts) - (packing == "segments")
+        self.targets = int(targets.sum())
+        self.first_rows = np.cumsum(np.append(0, -(-targets // seq_len)))
 
     def __len__(self) -> int:
         return int(self.first_rows[-1])
@@ -43,12 +42,12 @@ class Rows:
         tokens = self.split.read(start, min(start + self.seq_len + 1, end), self.seq_len + 1)
         if self.packing == "documents":
             tokens[0] = self.split.bos_id  # a later piece does not see the one before
+            tokens[end - start : end - start + 1] = self.split.bos_id
         return tokens
 
     def waste(self) -> float:
         """Fraction of targets that are padding."""
-        targets = self.starts[-1] - (len(self.starts) - 1)
-        return 1 - float(targets) / (len(self) * self.seq_len)
+        return 1 - self.targets / (len(self) * self.seq_len)
 
 
 def make_batches(

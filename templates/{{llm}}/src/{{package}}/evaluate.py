@@ -82,7 +82,8 @@ def make_score(
     def batches(windows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for part in itertools.batched(windows, size):
             rows = heldout_rows(split, np.array(part), config.data.seq_len, learner.packing)
-            yield tuple(np.pad(x, ((0, size - len(part)), (0, 0))) for x in rows)
+            tokens, scored = (np.pad(x, ((0, size - len(part)), (0, 0))) for x in rows)
+            yield tokens, scored
 
     def score(params: Any, windows: np.ndarray) -> tuple[float, int]:
         total, count = 0.0, 0

@@ -1,8 +1,8 @@
 """Decoder-only Transformer in the shape of Llama and Qwen3, as Flax NNX modules.
 
 A parameter's shape, logical axes, initialiser, decay and label stand in one `weight` call.
-Letters in shapes: B rows, T tokens, D width, N heads, K kv heads, H head_dim, P = H / 2, F mlp_width,
-V vocabulary. Knows no loss, optimizer, mesh or file.
+Letters in shapes: B rows, T tokens, D width, N heads, K kv heads, H head_dim, P = H / 2,
+F mlp_width, V vocabulary. Knows no loss, optimizer, mesh or file.
 """
 
 import math

@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from .attention import attend, resolve_attention
-from .config import Config
+from .config import Config, Packing
 from .contract import Metrics, Outputs, State
 from .gradient import Sums, mean_gradient
 from .model import Transformer, compute_dtype
@@ -30,7 +30,7 @@ class Learner:
     config: Config
     vocab_size: int
     bos_id: int
-    packing: str
+    packing: Packing
     attention: str
     graph: Any
     """NNX graph definition; with a tree of parameters it merges to a Transformer."""
@@ -45,14 +45,13 @@ def make_learner(
 ) -> Learner:
     """Build the static parts; `auto` is resolved for a platform of JAX (None = this one)."""
     attention = resolve_attention(config.model.attention, config.data.packing, platform)
-    dtype = str(compute_dtype(config.model, platform))
+    dtype: Any = str(compute_dtype(config.model, platform))
     config = replace(config, model=replace(config.model, compute_dtype=dtype))
     graph, declared = nnx.split(
         nnx.eval_shape(lambda: Transformer(config.model, vocab_size, jax.random.key(0)))
     )
-    packing = config.data.packing
-    if packing == "auto":
-        packing = "documents" if attention == "cudnn" else "segments"
+    fitting: Packing = "documents" if attention == "cudnn" else "segments"
+    packing = fitting if config.data.packing == "auto" else config.data.packing
     optimizer = make_optimizer(config.optim, facts(declared, "label"), facts(declared, "decay"))
     schedule = make_schedule(config.optim)
     return Learner(
@@ -141,13 +140,19 @@ def train_step(
         "lr_fraction": learner.schedule(state["step"]),
     }
     params = optax.apply_updates(state["params"], updates)
-    return state | {"params": params, "opt_state": opt_state, "step": state["step"] + 1}, metrics, {}
+    return (
+        state | {"params": params, "opt_state": opt_state, "step": state["step"] + 1},
+        metrics,
+        {},
+    )
 
 
 def flops_per_token(learner: Learner) -> float:
     """Training FLOPs: 6 per weight that multiplies (not the lookup) + causal attention, halved."""
     c = learner.config.model
-    matrices = _map_variables(lambda v: math.prod(v.shape) * (v.label == "matrix"), learner.declared)
+    matrices = _map_variables(
+        lambda v: math.prod(v.shape) * (v.label == "matrix"), learner.declared
+    )
     head = math.prod(nnx.to_pure_dict(learner.declared)["embedding"].shape)
     attention = c.layers * c.heads * c.head_dim * learner.config.data.seq_len
     return 6.0 * (sum(jax.tree.leaves(matrices)) + head + attention)

@@ -10,14 +10,6 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from .errors import UserError
 
-# What may become one token, measured on Python source (docs/decisions.md): a word with the one sign
-# before it (" self", ".append", "_name"), up to three digits, punctuation with the line break and
-# indentation that follow it, white space. Every character matches, so nothing is lost.
-PIECES = (
-    r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+(?:\n[ \t]*)*"
-    r"|(?:\n[ \t]*)+|[ \t]+(?=\n)|[ \t]+|\s"
-)
-
 # Names of the token that begins a document, or, in other tokenizers, stands between two.
 BOS_NAMES = (
     *("<|bos|>", "<|begin_of_text|>", "<\uff5cbegin\u2581of\u2581sentence\uff5c>", "<bos>", "<s>"),
@@ -90,9 +82,9 @@ def train_bpe(texts: Iterator[str], vocab_size: int) -> str:
             do="raise --data.vocab-size, or use --data.tokenizer byte",
         )
     inner = tokenizers.Tokenizer(models.BPE())
-    split = pre_tokenizers.Split(tokenizers.Regex(PIECES), "isolated")
-    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    inner.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
+    # GPT-2's pieces. Others were measured on Python source (docs/decisions.md): those that let
+    # punctuation, line breaks and words merge make fewer tokens, but more bits per byte.
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,

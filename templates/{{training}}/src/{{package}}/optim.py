@@ -66,7 +66,7 @@ def make_optimizer(config: OptimConfig, labels: Any, decayed: Any) -> optax.Grad
 
 
 def mirror_specs(tree: Any, parameter_specs: Any) -> Any:
-    """PartitionSpecs of optimizer state: a leaf whose path ends like a parameter's takes its spec."""
+    """PartitionSpecs of a state: a leaf whose path ends like a parameter's takes its spec."""
     by_path = dict(jax.tree_util.tree_leaves_with_path(parameter_specs, is_leaf=is_spec))
 
     def find(path: tuple[Any, ...], _: Any) -> PartitionSpec:

@@ -49,7 +49,11 @@ class Child:
 
 
 def _enter(
-    target: Callable[..., object], args: tuple[object, ...], log: Path, devices: int, env: dict[str, str]
+    target: Callable[..., object],
+    args: tuple[object, ...],
+    log: Path,
+    devices: int,
+    env: dict[str, str],
 ) -> None:
     os.environ.update(env)
     with log.open("ab") as file:
@@ -101,4 +105,3 @@ def hang(run_dir: Path) -> None:
 def command(*argv: str) -> None:
     """The console script."""
     cli.main(argv)
-

@@ -11,7 +11,9 @@ from .test_loop import config_of, draws, go
 
 
 def largest(checkpoint: Path) -> Path:
-    return max((p for p in checkpoint.glob("state/**/*") if p.is_file()), key=lambda p: p.stat().st_size)
+    return max(
+        (p for p in checkpoint.glob("state/**/*") if p.is_file()), key=lambda p: p.stat().st_size
+    )
 
 
 def flip(path: Path) -> None:

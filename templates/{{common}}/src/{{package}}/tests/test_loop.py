@@ -22,7 +22,9 @@ from .workloads import CHAINS, SamplerConfig, sampler
 type Change = dict[str, object]
 
 
-def config_of(folder: Path, steps: int, mesh: MeshConfig | None = None, **run: object) -> SamplerConfig:
+def config_of(
+    folder: Path, steps: int, mesh: MeshConfig | None = None, **run: object
+) -> SamplerConfig:
     options = {"save_every_steps": 7, "log_every_steps": 1, "trackers": ()} | run
     return SamplerConfig(
         run=RunConfig(run_dir=str(folder), steps=steps, **options), mesh=mesh or MeshConfig()

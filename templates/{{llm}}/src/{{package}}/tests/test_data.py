@@ -58,7 +58,7 @@ def batches_of(rows: Rows, *, seed: int = 0, batch_size: int = 8, micro_batches:
     return lambda cursor: np.asarray(make(cursor)["tokens"])
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
+@settings(max_examples=50, derandomize=True, deadline=None)
 @given(LENGTHS, st.integers(1, 5), st.data())
 def test_the_stream_does_not_show_where_shards_meet(
     folder: Path, lengths: list[int], per_shard: int, data: st.DataObject
@@ -72,7 +72,7 @@ def test_the_stream_does_not_show_where_shards_meet(
     assert got[-2:].tolist() == [-1, -1]
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
+@settings(max_examples=50, derandomize=True, deadline=None)
 @given(LENGTHS, st.integers(1, 50))
 def test_segments_predict_every_token_but_the_first_once(
     folder: Path, lengths: list[int], seq_len: int
@@ -90,7 +90,7 @@ def test_segments_predict_every_token_but_the_first_once(
     assert rows.waste() == pytest.approx((targets == -1).mean())
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
+@settings(max_examples=50, derandomize=True, deadline=None)
 @given(LENGTHS, st.integers(1, 50))
 def test_documents_rows_hold_one_document_and_every_token_once(
     folder: Path, lengths: list[int], seq_len: int
@@ -100,11 +100,14 @@ def test_documents_rows_hold_one_document_and_every_token_once(
     table = np.stack([rows[i] for i in range(len(rows))])
     assert (table[:, 0] == BOS).all()
     targets = table[:, 1:]
-    assert targets[targets != -1].tolist() == list(range(1, sum(lengths) + 1))
-    assert BOS not in targets
+    text = targets[(targets != -1) & (targets != BOS)]
+    assert text.tolist() == list(range(1, sum(lengths) + 1))
+    assert (targets == BOS).sum() == len(lengths)  # the end of each is a target too
     document_of = np.repeat(np.arange(len(lengths)), lengths)
     for row in targets:
-        assert len(set(document_of[row[row != -1] - 1])) == 1
+        found = row[row != -1]
+        assert len(set(document_of[found[found != BOS] - 1])) <= 1
+        assert BOS not in found[:-1]
     assert rows.waste() == pytest.approx((targets == -1).mean())
 
 
@@ -180,7 +183,7 @@ def test_less_text_than_a_batch_is_refused(rows: Rows) -> None:
     assert batches_of(rows, batch_size=len(rows))(0).shape[1] == len(rows)
 
 
-@settings(max_examples=100, derandomize=True, deadline=None)
+@settings(max_examples=50, derandomize=True, deadline=None)
 @given(LENGTHS, st.integers(1, 20), st.data())
 @pytest.mark.parametrize("packing", ["segments", "documents"])
 def test_heldout_windows_score_every_token_once_with_context(
