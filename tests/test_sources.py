@@ -11,7 +11,7 @@ from growing import layer_files
 from link import ROOT, TEMPLATES
 
 CORE = ["config", "cli", "data", "model", "sharding", "optim", "step", "loop", "checkpoint"]
-LEAVES = ["prepare", "sample", "export", "preflight", "bench", "report", "plots", "doctor"]
+LEAVES = ["trained", "sample", "export", "preflight", "bench", "report", "plots", "doctor"]
 WITHOUT_JAX = ["cli", "commands", "config", "run_config", "optim_config", "errors"]
 WITHOUT_JAX += ["corpus", "tokenizer", "shards", "prepare", "template_status"]
 LONG_FUNCTIONS = {("loop", "run")}  # the one place where a run reads top to bottom

@@ -13,7 +13,6 @@ from .errors import UserError
 from .optim_config import OptimConfig
 from .run_config import MeshConfig, RunConfig, identity, to_dict
 
-
 type Packing = Literal["segments", "documents"]
 """`segments`: row i is tokens [i T, i T + T] of the stream: the model must not attend across BOS.
 `documents`: BOS and a piece of one document, for attention that knows no more than "causal"."""
@@ -126,13 +125,13 @@ def demo() -> Config:
     Held-out bits per byte far below `gzip -9` (docs of the template: benchmarks).
     """
     return Config(
-        run=RunConfig(run_dir="runs/demo", steps=460, eval_every_steps=115, save_every_steps=230),
+        run=RunConfig(run_dir="runs/demo", steps=400, eval_every_steps=100, save_every_steps=200),
         optim=OptimConfig(
             optimizer="muon",
             learning_rate=1e-2,
             muon_learning_rate=3e-2,
             schedule="linear",
-            horizon_steps=460,
+            horizon_steps=400,
             warmup_steps=10,
             final_fraction=0.02,
         ),
