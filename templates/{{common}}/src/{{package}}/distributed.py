@@ -142,7 +142,8 @@ class StopRequest:
         try:
             yield self
         finally:
-            for number, handler in previous.items():
+            # Once asked to stop, the echoes of that are still to come while the save is written.
+            for number, handler in previous.items() if self._signal is None else ():
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .errors import UserError
+from .precision import product
 
 # Queries are taken in blocks that see only the keys up to their end: half of the score matrix is
 # never built. 128 is the fastest on the CPU, where this path matters (docs: benchmarks).
@@ -70,12 +71,10 @@ def masked_attention(
     """Softmax attention as two batched matrix products with a float32 softmax between them."""
     batch, length, heads, dim = q.shape
     q = q.reshape(batch, length, k.shape[2], -1, dim) * (1 / math.sqrt(dim))
-    scores = jnp.einsum("btkgh,bskh->bkgts", q, k, preferred_element_type=jnp.float32)
+    scores = product("btkgh,bskh->bkgts", q, k)
     scores = jnp.where(mask[:, None, None], scores, -1e30)
     # Dividing after the second product touches H columns instead of S.
     powers = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-    mixed = jnp.einsum(
-        "bkgts,bskh->bkgth", powers.astype(v.dtype), v, preferred_element_type=jnp.float32
-    )
+    mixed = product("bkgts,bskh->bkgth", powers.astype(v.dtype), v)
     mixed = (mixed / powers.sum(-1, keepdims=True)).astype(v.dtype)
     return mixed.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads * dim)

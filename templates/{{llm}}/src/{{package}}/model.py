@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from .config import ModelConfig
+from .precision import product
 from .sharding import constrain
 
 VOCAB_MULTIPLE = 128  # matrix units want a multiple of this; the ids beyond are never produced
@@ -177,12 +178,8 @@ class Transformer(nnx.Module):
         """float32 scores over the padded vocabulary; padded ids get -1e30."""
         matrix = self.embedding if self.config.tied_embeddings else self.head
         flat = hidden.reshape(-1, hidden.shape[-1])
-        scores = jax.lax.dot_general(
-            flat,
-            matrix[...].astype(hidden.dtype),
-            (((1,), (1,)), ((), ())),
-            preferred_element_type=jnp.float32,
-        ).reshape(*hidden.shape[:-1], -1)
+        scores = product("td,vd->tv", flat, matrix[...].astype(hidden.dtype))
+        scores = scores.reshape(*hidden.shape[:-1], -1)
         if self.config.logit_cap:
             scores = self.config.logit_cap * jnp.tanh(scores / self.config.logit_cap)
         scores = constrain(scores, "batch", None, "logits")

@@ -137,7 +137,7 @@ def train_step(
     updates, opt_state = learner.optimizer.update(gradient, state["opt_state"], state["params"])
     metrics = means | {
         "grad_norm": optax.tree.norm(gradient),
-        "lr_fraction": learner.schedule(state["step"]),
+        "learning_rate": learner.config.optim.learning_rate * learner.schedule(state["step"]),
     }
     params = optax.apply_updates(state["params"], updates)
     return (

@@ -78,6 +78,13 @@ def test_scan_equals_a_loop_over_the_layers() -> None:
     assert loops == [True, False]
 
 
+def test_every_parameter_of_every_layer_acts() -> None:
+    _, gradient = loss_and_gradient()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+        moved = jnp.abs(leaf.reshape(leaf.shape[0], -1)).max(1) > 0
+        assert moved[: tiny.VOCAB].all(), jax.tree_util.keystr(path)
+
+
 def test_remat_keeps_less_and_computes_the_same() -> None:
     kept_bytes = {}
     for remat in ("none", "dots", "full"):
@@ -169,14 +176,14 @@ def dots(jaxpr: Any) -> Iterator[Any]:
 
 def test_bfloat16_multiplies_and_float32_remembers() -> None:
     learner = tiny.learner(compute_dtype="bfloat16", qk_norm=False)
-    score = functools.partial(token_losses, learner)
+    fn = jax.value_and_grad(functools.partial(objective, learner), has_aux=True)
     with jax.numpy_dtype_promotion("strict"):  # nothing is widened by accident
-        traced = jax.make_jaxpr(score)(tiny.parameters(qk_norm=False), TOKENS)
+        traced = jax.make_jaxpr(fn)(tiny.parameters(qk_norm=False), TOKENS)
     products = list(dots(traced.jaxpr))
-    assert len(products) == 4 + 2 + 3 + 1  # projections, attention, SwiGLU, head
+    assert len(products) == 3 * (4 + 2 + 3 + 1)  # projections, attention, SwiGLU, head
     assert {x.aval.dtype for dot in products for x in dot.invars} == {jnp.dtype("bfloat16")}
-    assert [x.dtype for x in traced.out_avals] == ["float32", "bool", "float32"]
-    assert products[-1].outvars[0].aval.dtype == "float32"  # logits
+    # Scores, mixed values and logits are float32 at once.
+    assert sum(dot.outvars[0].aval.dtype == "float32" for dot in products) == 3
     state = jax.eval_shape(functools.partial(init_state, learner), jax.random.key(0))
     batch = {"tokens": jax.ShapeDtypeStruct(tiny.SHAPE, "int32")}
     after = jax.eval_shape(functools.partial(train_step, learner), state, batch)

@@ -1,0 +1,34 @@
+"""The matrix product whose sums must not be rounded. Chooses no dtype."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def product(
+    formula: str, left: Float[Array, "..."], right: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """`einsum` to float32; its gradient is first rounded to the operands' dtype.
+
+    Else JAX multiplies a float32 gradient with a bfloat16 operand in float32, which made the
+    logits' backward pass 2.3 times slower on a GB200 (marin#8368).
+    """
+    return jnp.einsum(formula, left, right, preferred_element_type=jnp.float32)
+
+
+def _forward(formula: str, left: Array, right: Array) -> tuple[Array, tuple[Array, Array]]:
+    return product(formula, left, right), (left, right)
+
+
+def _backward(formula: str, kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    left, right = kept
+    rounded = gradient.astype(left.dtype)
+    (to_left,) = jax.linear_transpose(lambda x: jnp.einsum(formula, x, right), left)(rounded)
+    (to_right,) = jax.linear_transpose(partial(jnp.einsum, formula, left), right)(rounded)
+    return to_left, to_right
+
+
+product.defvjp(_forward, _backward)
