@@ -82,11 +82,10 @@ def test_golden_losses() -> None:
 
 
 def test_overfits_one_batch() -> None:
-    state, losses = tiny.train([np.tile(tiny.random_tokens(8, 33), (2, 1, 1))] * 60)
+    state, losses = tiny.train([np.tile(tiny.random_tokens(1, 33), (2, 8, 1))] * 30)
     assert abs(losses[0] - np.log(VOCAB)) < 1
-    # What follows BOS is one of eight things: ln 8 / 32 = 0.065 nats.
-    assert losses[-1] < 0.1
-    assert state["step"] == 60
+    assert losses[-1] < 0.03
+    assert state["step"] == 30
     assert state["skipped"] == 0
     # Randomness is fold_in(key, step): a step that moved the base key would not resume alike.
     start = tiny.compiled()[1]["key"]
