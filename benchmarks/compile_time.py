@@ -19,7 +19,7 @@ DEPTHS = (12, 24, 48)
 def measure(rounds, unroll):
     """Print seconds of each depth, and relative to the shallowest."""
     import jax
-    from acorn.config import PRESETS
+    from acorn.config import PRESETS, validate
     from acorn.loop import abstract_state, jit_step
     from acorn.sharding import make_mesh
     from acorn.step import make_learner
@@ -28,7 +28,7 @@ def measure(rounds, unroll):
     mesh = make_mesh(PRESETS["demo"]().mesh)
 
     def compile_once(layers):
-        config = PRESETS["demo"]()
+        config = validate(PRESETS["demo"]())
         model = replace(config.model, layers=layers, scan_unroll=layers if unroll else 1)
         optim = replace(config.optim, optimizer="adamw")
         learner = make_learner(replace(config, model=model, optim=optim), 4096, 0)

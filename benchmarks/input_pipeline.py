@@ -19,12 +19,12 @@ from grown import BUILD, describe_machine, enter_project, ratio, table
 def measure_batches(rounds, count=200, steps=5):
     """Seconds a batch and seconds a step, of each round."""
     import jax
-    from acorn.config import PRESETS
+    from acorn.config import PRESETS, validate
     from acorn.loop import abstract_state, initialise, jit_step
     from acorn.sharding import make_mesh
     from acorn.workload import make_workload
 
-    config = PRESETS["demo"]()
+    config = validate(PRESETS["demo"]())
     config = replace(config, optim=replace(config.optim, optimizer="adamw"))
     mesh = make_mesh(config.mesh)
     workload = make_workload(config, mesh)

@@ -20,14 +20,14 @@ from grown import BUILD, describe_machine, enter_project, ratio
 
 def measure(steps, segments, optimizer):
     import jax
-    from acorn.config import PRESETS
+    from acorn.config import PRESETS, validate
     from acorn.loop import abstract_state, initialise, jit_step, run
     from acorn.sharding import make_mesh
     from acorn.workload import make_workload
 
     run_dir = BUILD / "loop_overhead"
     shutil.rmtree(run_dir, ignore_errors=True)
-    demo = PRESETS["demo"]()
+    demo = validate(PRESETS["demo"]())
     config = replace(
         demo,
         run=replace(

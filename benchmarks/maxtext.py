@@ -36,8 +36,9 @@ OURS = (
     f"--model.layers {LAYERS} --model.scan-unroll {LAYERS} --model.width {WIDTH} "
     f"--model.heads {HEADS} --model.kv-heads {HEADS} --model.head-dim {HEAD_DIM} "
     f"--model.mlp-width {MLP} --data.batch-size {ROWS} --data.seq-len {TOKENS} "
-    "--data.tokenizer byte --data.prepared-dir data/bytes --optim.optimizer adamw "
-    "--log-every-steps 1 --eval-every-steps 0 --save-every-steps 0 --run-dir runs/maxtext"
+    "--model.compute-dtype float32 --data.tokenizer byte --data.prepared-dir data/bytes "
+    "--optim.optimizer adamw --log-every-steps 1 --eval-every-steps 0 --save-every-steps 0 "
+    "--run-dir runs/maxtext"
 ).split()
 
 
@@ -82,7 +83,7 @@ def watch(command, cwd, mark, steps):
 
 def follow(path):
     """A command that prints the lines of `path` as they come (our records go to a file)."""
-    return f"(rm -rf {path.parent}; mkdir -p {path.parent}; touch {path}; tail -f {path}) & "
+    return f"(rm -rf {path.parent}; mkdir -p {path.parent}; touch {path}; tail -F -n +1 {path}) & "
 
 
 def weigh(python):

@@ -9,6 +9,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 from acorn.config import PRESETS, Config, DataConfig, ModelConfig
+from acorn.host_memory import keep_freed_memory
 from acorn.loop import abstract_state, initialise, jit_step
 from acorn.optim_config import OptimConfig
 from acorn.sharding import make_mesh
@@ -94,4 +95,5 @@ def loss():
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # as the console script does
     serve(build, dump, run, loss)

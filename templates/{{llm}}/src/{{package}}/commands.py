@@ -21,11 +21,13 @@ __all__ = ["COMMANDS", "PRESETS"]
 def train(*, config: Settings) -> int:
     """Train, or go on with the run that stands in --run-dir."""
     from .distributed import start_processes
+    from .host_memory import keep_freed_memory
     from .loop import run
     from .sharding import make_mesh
     from .workload import make_workload
 
-    validate(config)
+    config = validate(config)
+    keep_freed_memory()
     start_processes()
     mesh = make_mesh(config.mesh)
     return run(make_workload(config, mesh), config, mesh)
@@ -61,16 +63,18 @@ def evaluate(*, run_dir: str = "runs/demo") -> int:
 
     from .distributed import start_processes
     from .evaluate import bits_per_byte
+    from .host_memory import keep_freed_memory
     from .report import format_summary
     from .shards import open_split, read_manifest
     from .trained import open_run
 
+    keep_freed_memory()
     start_processes()
     run = open_run(run_dir)
     folder = run.learner.config.data.prepared_dir
     text, heldout = read_manifest(folder), open_split(folder, "heldout")
     with jax.set_mesh(run.mesh):
-        found = bits_per_byte(run.learner, run.params, heldout, run.mesh)
+        found = bits_per_byte(run.learner, run.params, heldout, run.mesh, lossless=text.lossless)
     origin = {"corpus_sha256": text.corpus_sha256, "corpus_python": text.python}
     print(format_summary({"step": run.step} | found | origin))
     return Exit.DONE
@@ -100,7 +104,9 @@ def preflight(*, config: Settings, topology: str = "local") -> int:
 def bench(*, config: Settings, timed_steps: int = 20) -> int:
     """Time the bare step, the loop around it and the input on these devices."""
     from .bench import bench
+    from .host_memory import keep_freed_memory
 
+    keep_freed_memory()
     bench(validate(config), timed_steps)
     return Exit.DONE
 

@@ -1,0 +1,47 @@
+"""The allocator's settings, seen from outside: page faults of a child process."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from ..host_memory import has_accelerator
+
+CHILD = """
+import resource, sys
+from {package}.host_memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+import jax, jax.numpy as jnp
+step = jax.jit(lambda x: jnp.fft.fft(jnp.outer(x, x)).real.sum())
+x = jnp.ones(4096)
+def pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    step(x).block_until_ready()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(min(pages() for _ in range(10)) * resource.getpagesize())
+"""
+
+
+def faulted_bytes(how):
+    """Of the best among ten steps: the heap may grow in the first ones."""
+    code = CHILD.format(package=__package__.rpartition(".")[0])
+    child = [sys.executable, "-c", code, how]
+    return float(subprocess.run(child, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators keep memory")
+@pytest.mark.skipif(has_accelerator(), reason="only where the CPU is the device")
+def test_a_step_touches_no_fresh_pages():
+    buffer_bytes = 4 * 4096**2
+    assert faulted_bytes("as it is") > buffer_bytes / 2
+    assert faulted_bytes("keep") < buffer_bytes / 20
+
+
+@pytest.mark.parametrize(
+    ("platforms", "found"), [("cpu", False), ("cuda", True), ("tpu,cpu", True)]
+)
+def test_the_platform_that_the_environment_names(monkeypatch, platforms, found):
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    assert has_accelerator() is found
