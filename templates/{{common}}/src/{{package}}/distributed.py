@@ -5,7 +5,9 @@ JAX aborts them with 134, which schedulers take for a machine fault. So a failin
 exit code in the coordinator's key-value store, where a thread of every other process finds it.
 """
 
+import atexit
 import faulthandler
+import itertools
 import os
 import signal
 import sys
@@ -21,9 +23,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from .errors import Exit, UserError
+from .run_config import TRIO
 
-TRIO = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 POLL_S = 0.5
+PATIENCE_MS = 24 * 3600 * 1000  # of a barrier: one process may tokenize for hours before it
 ECHO_S = 2.0  # a launcher such as `uv run` passes on a signal that the terminal sent us too
 
 
@@ -47,42 +50,62 @@ def start_processes() -> None:
             jax.distributed.initialize(address, int(count), int(index), **options)
     elif int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 or _tpu_hosts() > 1:
         jax.distributed.initialize(**options)
+    if _job().client is not None:
+        _follow_failures()
 
 
 def _tpu_hosts() -> int:
-    slices = int(os.environ.get("MEGASCALE_NUM_SLICES", "1"))
-    return slices * len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(","))
+    # Private: the public `initialize` raises on a machine that stands alone (jax 0.11, 0.12).
+    from jax._src.clusters.cloud_tpu_cluster import GceTpuCluster, GkeTpuCluster
+
+    found = [cluster for cluster in (GkeTpuCluster, GceTpuCluster) if cluster.is_env_present()]
+    return found[0].get_process_count() if found else 1
 
 
 def end_together(code: int, reason: str) -> None:
     """Tell the other processes why this one ends, then end with `code`."""
     sys.stdout.flush()
-    client = _client()
-    if client is None:
+    job = _job()
+    if job.client is None:
         sys.exit(code)
-    _follow_failure(client)  # a broken collective is but the echo of another process's end
-    client.key_value_set(f"failure/{jax.process_index()}", f"{code} {reason}", allow_overwrite=True)
+    _follow_failure()  # a broken collective is but the echo of another process's end
+    job.client.key_value_set(f"failure/{job.process_id}", f"{code} {reason}", allow_overwrite=True)
     _leave(code)
 
 
-def _follow_failure(client: Any) -> None:
+def _follow_failures() -> None:
+    """Have a thread end this process when another one fails, whatever it is waiting for."""
+    stop = threading.Event()
+
+    def follow() -> None:
+        while not stop.wait(POLL_S):
+            _follow_failure()
+
+    thread = threading.Thread(target=follow, name="failures", daemon=True)
+    thread.start()
+    atexit.register(lambda: (stop.set(), thread.join()))  # before JAX leaves the job
+
+
+def _follow_failure() -> None:
     """End as another process did, if one has left its code."""
-    for key, value in client.key_value_dir_get("failure/"):
-        code, reason = value.split(" ", 1)
-        print(f"\nended because process {key.split('/')[-1]} did: {reason}", file=sys.stderr)
-        _leave(int(code))
+    job = _job()
+    for key, value in job.client.key_value_dir_get("failure/"):
+        index, (code, reason) = key.split("/")[-1], value.split(" ", 1)
+        if index != str(job.process_id):
+            print(f"\nended because process {index} did: {reason}", file=sys.stderr)
+            _leave(int(code))
 
 
 def _leave(code: int) -> None:
     sys.stderr.flush()
-    if jax.process_index() == 0:  # it holds the store, and losing that aborts the others with 134
+    if _job().process_id == 0:  # it holds the store, and losing that aborts the others with 134
         time.sleep(4 * POLL_S)
     # A normal exit would wait in JAX's shutdown barrier for processes that never come.
     os._exit(code)
 
 
 class Watch:
-    """A thread that ends this process when another one failed or when no step ends any more."""
+    """A thread that ends this process when no step ends any more."""
 
     def __init__(self, hang_timeout_s: float) -> None:
         self._timeout_s, self._beat, self._stop = (
@@ -102,16 +125,13 @@ class Watch:
         self._thread.join()
 
     def _run(self) -> None:
-        client = _client()
         while not self._stop.wait(POLL_S):
-            if client is not None:
-                _follow_failure(client)
             silent_s = time.monotonic() - self._beat
             if 0 < self._timeout_s < silent_s:
                 reason = f"no step ended for {silent_s:.0f} s"
                 print(f"\n{reason}; the stacks follow", file=sys.stderr)
                 faulthandler.dump_traceback(sys.stderr)
-                if client is not None:
+                if _job().client is not None:
                     end_together(Exit.HUNG, reason)
                 os._exit(Exit.HUNG)  # a thread's sys.exit would end the thread alone
 
@@ -165,13 +185,16 @@ def all_agree(ok: bool) -> bool:
 
 
 def barrier(name: str) -> None:
-    """Wait for all processes."""
+    """Wait for all processes, for as long as it takes: no collective, which would time out."""
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+        _job().client.wait_at_barrier(f"{name} {next(_barriers)}", PATIENCE_MS)
 
 
-def _client() -> Any:
+_barriers = itertools.count()  # all processes meet in the same order
+
+
+def _job() -> Any:
     # Private, but the only door to the key-value store that needs no collective (jax 0.11, 0.12).
     from jax._src import distributed
 
-    return distributed.global_state.client
+    return distributed.global_state

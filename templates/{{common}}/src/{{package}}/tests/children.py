@@ -4,6 +4,7 @@ import dataclasses
 import multiprocessing
 import os
 import resource
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,27 @@ class Child:
         code = self.process.exitcode
         self.process.kill()
         return code
+
+
+def start_two(
+    target: Callable[..., object], *args: tuple[object, ...], folder: Path
+) -> list[Child]:
+    """A job of two processes with two devices each; `args` of the first and of the second."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [
+        Child(
+            target,
+            *args[index],
+            log=folder / f"log{index}",
+            devices=2,
+            JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
+            JAX_NUM_PROCESSES="2",
+            JAX_PROCESS_ID=str(index),
+        )
+        for index in range(2)
+    ]
 
 
 def _enter(
@@ -100,6 +122,12 @@ def hang(run_dir: Path) -> None:
     config = SamplerConfig(run=RunConfig(run_dir=str(run_dir), hang_timeout_s=2.0, trackers=()))
     stuck = dataclasses.replace(sampler(config), batch=lambda cursor: time.sleep(600))
     loop.run(stuck, config, make_mesh(config.mesh))
+
+
+def optimised(*argv: str) -> None:
+    """The console script with XLA's optimisations, which conftest.py turns off."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    cli.main(argv)
 
 
 def command(*argv: str) -> None:

@@ -3,13 +3,15 @@
 import json
 import os
 import signal
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from ..errors import Exit
 from ..telemetry import read
-from .children import Child, command
+from .children import Child, command, optimised, start_two
 
 TINY = (
     "train --data.tokenizer byte --data.seq-len 32 --data.batch-size 8 "
@@ -19,14 +21,20 @@ TINY = (
 )
 
 
-def start(tmp_path: Path, name: str, options: str, devices: int = 1) -> Child:
+def command_line(tmp_path: Path, name: str, options: str) -> list[str]:
     corpus = tmp_path.parent / "corpus.jsonl"
     if not corpus.exists():  # the source of this package
         texts = [path.read_text() for path in sorted(Path(__file__).parents[1].glob("*.py"))]
         corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     paths = f"--data.paths {corpus} --data.prepared-dir {corpus.with_suffix('')}"
-    argv = f"{TINY} {paths} --run-dir {tmp_path / name} {options}".split()
-    return Child(command, *argv, log=tmp_path / "log", devices=devices)
+    return f"{TINY} {paths} --run-dir {tmp_path / name} {options}".split()
+
+
+def start(
+    tmp_path: Path, name: str, options: str, devices: int = 1, run: Callable[..., None] = command
+) -> Child:
+    argv = command_line(tmp_path, name, options)
+    return Child(run, *argv, log=tmp_path / "log", devices=devices)
 
 
 def losses(folder: Path) -> dict[int, float]:
@@ -39,8 +47,9 @@ def saving(folder: Path) -> bool:
 
 def test_three_kills_change_no_bit(tmp_path: Path) -> None:
     run_dir, log = tmp_path / "killed", tmp_path / "log"
+    start_run = partial(start, tmp_path, run=optimised)  # as users' runs are compiled
     for kill in range(3):
-        child = start(tmp_path, "killed", "--steps 10000 --save-every-steps 9")
+        child = start_run("killed", "--steps 10000 --save-every-steps 9")
         before = max(losses(run_dir), default=0)
         child.wait_for(lambda before=before: max(losses(run_dir), default=0) > before + 20)
         if kill:  # the first dies between saves, the others while one is being written
@@ -48,8 +57,8 @@ def test_three_kills_change_no_bit(tmp_path: Path) -> None:
         child.process.kill()
         child.process.join()
     steps = max(losses(run_dir)) + 20
-    assert start(tmp_path, "killed", f"--steps {steps}").code() == Exit.DONE, log.read_text()
-    assert start(tmp_path, "calm", f"--steps {steps}").code() == Exit.DONE, log.read_text()
+    assert start_run("killed", f"--steps {steps}").code() == Exit.DONE, log.read_text()
+    assert start_run("calm", f"--steps {steps}").code() == Exit.DONE, log.read_text()
     assert losses(run_dir) == losses(tmp_path / "calm")
     assert list(losses(run_dir)) == list(range(1, steps + 1))
 
@@ -64,6 +73,29 @@ def test_eight_four_one_devices(tmp_path: Path) -> None:
         assert child.code() == Exit.DONE, child.log.read_text()
     assert start(tmp_path, "stayed", "--steps 24").code() == Exit.DONE
     assert losses(tmp_path / "moved") == pytest.approx(losses(tmp_path / "stayed"), rel=2e-4)
+
+
+def test_two_processes_train_and_score_as_one(tmp_path: Path) -> None:
+    options = "--steps 12 --eval-every-steps 6 --mesh.fsdp 2"
+    argv = command_line(tmp_path, "two", options)
+    pair = start_two(command, argv, argv, folder=tmp_path)
+    codes = [child.code() for child in pair]
+    assert codes == [Exit.DONE] * 2, "\n".join(child.log.read_text() for child in pair)
+    assert start(tmp_path, "one", "--steps 12 --eval-every-steps 6").code() == Exit.DONE
+    # Sums in another order, and Adam's first steps take the sign of the smallest gradients.
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
+    two, one = (json.loads((tmp_path / n / "summary.json").read_text()) for n in ("two", "one"))
+    for name in ("heldout_loss", "heldout_bits_per_byte"):
+        assert two[name] == pytest.approx(one[name], rel=1e-3)
+
+
+def test_a_mistake_that_only_the_first_process_sees_ends_both(tmp_path: Path) -> None:
+    wrong = "--data.paths nowhere.txt --data.prepared-dir other"
+    argv = command_line(tmp_path, "run", f"--steps 4 {wrong}")
+    pair = start_two(command, argv, argv, folder=tmp_path)
+    assert [child.code() for child in pair] == [Exit.USER] * 2, pair[1].log.read_text()
+    assert "nowhere.txt" in pair[0].log.read_text()
+    assert "ended because process 0 did" in pair[1].log.read_text()
 
 
 def test_another_model_tokenizer_or_batch_is_refused(tmp_path: Path) -> None:
