@@ -14,25 +14,29 @@ from .errors import UserError
 from .precision import product
 
 # Queries are taken in blocks that see only the keys up to their end: half of the score matrix is
-# never built. 128 is the fastest on the CPU, where this path matters (docs: benchmarks).
+# never built. 128 is the fastest on the CPU, where this path matters (template: decisions).
 QUERY_BLOCK = 128
 
 
-def resolve_attention(choice: str, packing: str, platform: str | None = None) -> str:
+def resolve_attention(
+    choice: str, packing: str, dtype: str, head_dim: int, platform: str | None = None
+) -> str:
     """ "auto" -> "cudnn" on NVIDIA GPUs, else "xla"; JAX itself never picks cuDNN (jax#24411).
 
-    cuDNN knows no segments: packed in that way, a GPU takes "xla" too.
+    cuDNN knows no segments, no float32 and no odd or large heads: a GPU takes "xla" for them too.
     """
     on_cuda = (platform or jax.default_backend()) == "gpu" and (
         "cuda" in jax.devices()[0].client.platform_version.lower()
     )
-    if choice == "cudnn" and not on_cuda:
+    fits = dtype == "bfloat16" and head_dim % 8 == 0 and head_dim <= 128
+    if choice == "cudnn" and not (on_cuda and fits):
         raise UserError(
-            got=f"--model.attention cudnn on {jax.devices()[0].device_kind}",
-            expected="an NVIDIA GPU",
+            got=f"--model.attention cudnn on {jax.devices()[0].device_kind} with "
+            f"{dtype} and heads of {head_dim}",
+            expected="an NVIDIA GPU, bfloat16 and heads of 8, 16, ... 128",
             do="leave --model.attention at auto",
         )
-    best = "cudnn" if on_cuda and packing != "segments" else "xla"
+    best = "cudnn" if on_cuda and fits and packing != "segments" else "xla"
     return best if choice == "auto" else choice
 
 
@@ -74,7 +78,7 @@ def masked_attention(
     scores = product("btkgh,bskh->bkgts", q, k)
     scores = jnp.where(mask[:, None, None], scores, -1e30)
     # Dividing after the second product touches H columns instead of S.
-    powers = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-    mixed = product("bkgts,bskh->bkgth", powers.astype(v.dtype), v)
-    mixed = (mixed / powers.sum(-1, keepdims=True)).astype(v.dtype)
+    exp_scores = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+    mixed = product("bkgts,bskh->bkgth", exp_scores.astype(v.dtype), v)
+    mixed = (mixed / exp_scores.sum(-1, keepdims=True)).astype(v.dtype)
     return mixed.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads * dim)

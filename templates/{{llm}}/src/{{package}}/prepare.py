@@ -1,4 +1,4 @@
-"""Corpus -> token shards, once: streamed, on all cores, resumed after a kill at any point.
+"""Corpus -> token shards, once: streamed, resumed after a kill at any point.
 
 Files are put in place by a rename and count when the manifest names them, so a half-written one
 never does. One process at a time may prepare a folder.
@@ -40,9 +40,10 @@ def prepare(config: DataConfig, *, show: bool = True) -> Manifest:
     """
     folder, request = Path(config.prepared_dir), _request(config)
     manifest = read_manifest(folder) if (folder / "manifest.json").exists() else None
-    if manifest and manifest.complete:
+    if manifest:
         _check_same(manifest.request, request, folder)
-        return manifest
+        if manifest.complete:
+            return manifest
     corpus_bytes = sum(path.stat().st_size for path in find_files(config.paths))
     columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, disable=not show) as progress:
@@ -51,7 +52,7 @@ def prepare(config: DataConfig, *, show: bool = True) -> Manifest:
             task = progress.add_task(description, total=corpus_bytes)
             return functools.partial(progress.advance, task)
 
-        if manifest and manifest.request == request:
+        if manifest:
             tokenizer = open_tokenizer(folder)
         else:
             folder.mkdir(parents=True, exist_ok=True)
@@ -78,6 +79,8 @@ def describe(manifest: Manifest) -> str:
     for problem, (count, names) in manifest.unusable.items():
         more = ", ..." if count > len(names) else ""
         lines.append(f"left out, {problem}: {count:,} ({', '.join(names)}{more})")
+    if not manifest.lossless:
+        lines.append("the tokens do not give the held-out texts back: there are no bits per byte")
     return "\n".join([*lines, f"corpus {manifest.corpus_sha256[:16]}, Python {manifest.python}"])
 
 
@@ -147,6 +150,7 @@ def _write_shards(
             _write_manifest(folder, manifest)
         shards.append(done[source])
     if {shard.split for shard in shards} != {"train", "heldout"}:
+        (folder / "manifest.json").unlink(missing_ok=True)  # the next try may ask otherwise
         raise UserError(
             got=f"usable documents: {[(s.split, s.documents) for s in shards]}, others: {unusable}",
             expected="documents to train on and, chosen by hash, held-out ones",
@@ -193,13 +197,17 @@ def _write_shard(
         advance(sum(document.disk_bytes for document in batch))
     texts = [document.text.encode() for document in documents]
     starts = np.array([np.cumsum([0, *map(len, parts[:-1])]) for parts in (encoded, texts)])
+    lossless = True
     files: dict[str, Any] = {".tokens.npy": np.concatenate(encoded), ".starts.npy": starts}
     if stem.name.startswith("heldout"):
         files[".txt"] = b"".join(texts)
+        pairs = zip(encoded, documents, strict=True)
+        lossless = all(tokenizer.decode(ids) == document.text for ids, document in pairs)
     return {
         "tokens": sum(map(len, encoded)),
         "documents": len(documents),
         "text_bytes": sum(map(len, texts)),
+        "lossless": lossless,
         "files": {stem.name + end: _write(Path(f"{stem}{end}"), files[end]) for end in files},
     }
 

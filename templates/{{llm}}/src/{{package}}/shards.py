@@ -35,6 +35,7 @@ class Shard:
     text_bytes: int
     source_sha256: str  # of names and texts
     files: dict[str, str]  # name -> SHA-256, in the order tokens, starts, text
+    lossless: bool = True  # decoding gives the texts back; tried on held-out ones
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class Manifest:
     unusable: dict[str, list[Any]] = field(default_factory=dict)
     shards: tuple[Shard, ...] = ()
     format: int = FORMAT
+
+    @property
+    def lossless(self) -> bool:
+        """Whether the tokens say every byte, so that there are bits per byte."""
+        return all(shard.lossless for shard in self.shards)
 
     def total(self, what: Literal["tokens", "documents", "text_bytes"], split: SplitName) -> int:
         """Sum over a split."""
@@ -103,7 +109,7 @@ def read_manifest(folder: str | Path) -> Manifest:
         raise UserError(
             got=f"{path}: {error}",
             expected=f"a manifest of format {FORMAT}",
-            do=f"delete {folder} if it is there, and run `prepare`",
+            do=f"delete {folder} if it is there, and run `prepare`; every host must see its files",
         ) from error
 
 

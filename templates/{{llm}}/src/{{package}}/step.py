@@ -6,7 +6,7 @@ Runs no loop and opens no file. `Learner` holds what is static; the state is pla
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -44,9 +44,11 @@ def make_learner(
     config: Config, vocab_size: int, bos_id: int, platform: str | None = None
 ) -> Learner:
     """Build the static parts; `auto` is resolved for a platform of JAX (None = this one)."""
-    attention = resolve_attention(config.model.attention, config.data.packing, platform)
-    dtype: Any = str(compute_dtype(config.model, platform))
-    config = replace(config, model=replace(config.model, compute_dtype=dtype))
+    model, dtype = config.model, str(compute_dtype(config.model, platform))
+    attention = resolve_attention(
+        model.attention, config.data.packing, dtype, model.head_dim, platform
+    )
+    config = replace(config, model=replace(model, compute_dtype=cast(Any, dtype)))
     graph, declared = nnx.split(
         nnx.eval_shape(lambda: Transformer(config.model, vocab_size, jax.random.key(0)))
     )
@@ -94,7 +96,7 @@ def state_specs(learner: Learner, abstract: State) -> Any:
 def token_losses(
     learner: Learner, params: Any, tokens: Int[Array, "B S"]
 ) -> tuple[Float[Array, "B S-1"], Bool[Array, "B S-1"], Float[Array, "B S-1"]]:
-    """Cross-entropy in nats, which targets count (-1 is padding), and the log-normaliser.
+    """Cross-entropy in nats, which targets count (-1 is padding), and the logsumexp of the logits.
 
     S = T + 1: each of a row's tokens but the last is an input, each but the first a target.
     """
@@ -135,10 +137,14 @@ def train_step(
 
     means, gradient = mean_gradient(loss_fn, state["params"], batch)
     updates, opt_state = learner.optimizer.update(gradient, state["opt_state"], state["params"])
+    # The optimizer's own count: it stands still where a step is skipped.
+    rate = learner.schedule(optax.tree.get_all_with_path(state["opt_state"], "count")[0][1])
     metrics = means | {
         "grad_norm": optax.tree.norm(gradient),
-        "learning_rate": learner.config.optim.learning_rate * learner.schedule(state["step"]),
+        "learning_rate": learner.config.optim.learning_rate * rate,
     }
+    if learner.config.optim.optimizer == "muon":
+        metrics["muon_learning_rate"] = learner.config.optim.muon_learning_rate * rate
     params = optax.apply_updates(state["params"], updates)
     return (
         state | {"params": params, "opt_state": opt_state, "step": state["step"] + 1},

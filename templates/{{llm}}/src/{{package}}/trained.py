@@ -45,7 +45,7 @@ def open_run(run_dir: str) -> Trained:
         config,
         # The kernel is chosen for the devices here; how documents are kept apart was learned.
         model=replace(config.model, attention="auto"),
-        data=replace(config.data, packing=identity["packing"]),
+        data=replace(config.data, packing=identity["data.packing"]),
     )
     text = read_manifest(config.data.prepared_dir)
     if text.tokenizer_sha256 != identity["tokenizer_sha256"]:

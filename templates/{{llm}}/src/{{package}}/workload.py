@@ -1,5 +1,6 @@
 """Joins data, model and step into what the loop drives. Computes nothing itself."""
 
+import logging
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,6 +19,8 @@ from .sharding import spec
 from .shards import open_split, read_manifest
 from .step import Learner, flops_per_token, init_state, make_learner, state_specs, train_step
 
+log = logging.getLogger(__name__)
+
 BATCH_SPEC = spec(None, "batch", None)  # micro-batch, row, token
 
 
@@ -32,13 +35,17 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
     train, heldout = (open_split(data.prepared_dir, name) for name in ("train", "heldout"))
     learner = make_learner(config, manifest.vocab_size, manifest.bos_id)
     rows = Rows(train, data.seq_len, learner.packing)
+    epochs = config.run.steps * data.batch_size / len(rows)
+    if jax.process_index() == 0:
+        log.info("%d steps are %.2f epochs of %d rows", config.run.steps, epochs, len(rows))
 
     def finish(state: State) -> dict[str, Any]:
         return {
             "parameters": sum(x.size for x in jax.tree.leaves(state["params"])),
-            **bits_per_byte(learner, state["params"], heldout, mesh),
+            **bits_per_byte(learner, state["params"], heldout, mesh, lossless=manifest.lossless),
             "corpus_sha256": manifest.corpus_sha256,
             "corpus_python": manifest.python,
+            "epochs": epochs,
             "train_tokens": manifest.total("tokens", "train"),
             "padding_fraction": rows.waste(),
         }
@@ -57,7 +64,7 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
         identity={
             "tokenizer_sha256": manifest.tokenizer_sha256,
             "corpus_sha256": manifest.corpus_sha256,
-            "packing": learner.packing,
+            "data.packing": learner.packing,
         },
     )
 

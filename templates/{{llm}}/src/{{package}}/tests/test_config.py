@@ -6,6 +6,7 @@ import os
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -60,7 +61,7 @@ def test_every_field_of_the_model_changes_the_program() -> None:
 
 
 def test_golden_presets() -> None:
-    resolved = {name: to_dict(preset()) for name, preset in PRESETS.items()}
+    resolved = {name: to_dict(validate(preset())) for name, preset in PRESETS.items()}
     if os.environ.get("UPDATE_GOLDEN"):
         GOLDEN.write_text(json.dumps(resolved, indent=2) + "\n")
     golden = json.loads(GOLDEN.read_text())
@@ -69,7 +70,19 @@ def test_golden_presets() -> None:
         "pytest -k golden, and commit the new values with the change that moved them."
     )
     for name, preset in PRESETS.items():
-        assert from_dict(Config(), golden[name]) == preset()
+        assert from_dict(Config(), golden[name]) == validate(preset())
+
+
+def test_the_schedule_ends_with_the_run_unless_told_otherwise() -> None:
+    config = from_dict(Config(), {"run.steps": 70})
+    assert validate(config).optim.horizon_steps == 70
+    config = from_dict(config, {"optim.horizon_steps": 50})
+    assert validate(config).optim.horizon_steps == 50
+
+
+def test_zero_keeps_all_checkpoints() -> None:
+    config = from_dict(Config(), {"run.keep_checkpoints": 0})
+    assert validate(config).run == config.run
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -82,7 +95,7 @@ def test_preset_builds(name: str) -> None:
 def test_what_a_resume_must_match() -> None:
     names = {name for name in to_dict(Config()) if name.split(".")[0] in ("model", "optim")}
     expected = {name for name in names if name.split(".")[1] not in FREE}
-    expected |= {"run.seed", "data.seq_len", "data.batch_size", "data.packing"}
+    expected |= {"run.seed", "data.seq_len", "data.batch_size"}
     assert set(identity_of(Config())) == expected
 
 
@@ -103,7 +116,25 @@ def test_settings_that_do_not_fit(changes: dict[str, object], words: str) -> Non
         validate(from_dict(Config(), changes))
 
 
-def test_attention_is_what_the_platform_has() -> None:
-    assert resolve_attention("auto", "documents") == "xla"
+def test_attention_is_what_the_platform_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve_attention("auto", "documents", "bfloat16", 64) == "xla"
     with pytest.raises(UserError, match=r"(?s)attention cudnn on cpu.*NVIDIA.*at auto"):
-        resolve_attention("cudnn", "documents")
+        resolve_attention("cudnn", "documents", "bfloat16", 64)
+
+    gpu = SimpleNamespace(
+        device_kind="NVIDIA H200", client=SimpleNamespace(platform_version="CUDA 13.0")
+    )
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "devices", lambda: [gpu])
+    assert resolve_attention("auto", "auto", "bfloat16", 128) == "cudnn"
+    assert resolve_attention("xla", "auto", "bfloat16", 128) == "xla"
+    # What JAX's wrapper of the kernel refuses, or does slowly.
+    for packing, dtype, head_dim in (
+        ("segments", "bfloat16", 64),
+        ("auto", "float32", 64),
+        ("auto", "bfloat16", 12),
+        ("auto", "bfloat16", 192),
+    ):
+        assert resolve_attention("auto", packing, dtype, head_dim) == "xla"
+    with pytest.raises(UserError, match=r"(?s)float32 and heads of 64.*bfloat16"):
+        resolve_attention("cudnn", "documents", "float32", 64)

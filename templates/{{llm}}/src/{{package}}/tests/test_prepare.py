@@ -61,6 +61,8 @@ def test_every_document_is_in_one_split_and_comes_back(
     config = replace(config, tokenizer=kind, vocab_size=400)
     manifest = prepare(config, show=False)
     tokenizer = open_tokenizer(config.prepared_dir)
+    assert manifest.lossless == (not kind.endswith("json"))
+    assert manifest.lossless == ("no bits per byte" not in describe(manifest))
     assert manifest.dtype == ("uint32" if kind.endswith("json") else "uint16")
     assert tokenizer.sha256 == manifest.tokenizer_sha256
     documents = list(read_documents(config))
@@ -198,6 +200,8 @@ p.prepare(c.DataConfig(**{vars(config)!r}), show=False)
     assert process.wait() == -signal.SIGKILL
     done = read_manifest(config.prepared_dir)
     assert not done.complete
+    with pytest.raises(UserError, match=r"heldout_fraction=0.25(.|\n)*heldout_fraction=0.3"):
+        prepare(replace(config, heldout_fraction=0.3), show=False)
     times = {p: p.stat().st_mtime_ns for p in second.parent.glob("train-00000.*")}
     prepare(config, show=False)
     assert times == {p: p.stat().st_mtime_ns for p in second.parent.glob("train-00000.*")}

@@ -21,6 +21,7 @@ from ..guards import CompileCount
 from ..run_config import MeshConfig, from_dict, to_dict
 from ..sample import choose, empty_cache, generate, read
 from ..sharding import make_mesh
+from ..shards import Manifest
 from ..step import Learner, init_state, make_learner
 from ..trained import open_run
 from ..workload import make_workload
@@ -145,13 +146,16 @@ def test_text_is_whole_characters_up_to_the_documents_end(
 
 
 def test_evaluate_prints_the_bits_per_byte_of_the_summary(
-    run_config: Config, capsys: pytest.CaptureFixture[str]
+    run_config: Config, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert commands.evaluate(run_dir=run_config.run.run_dir) == 0
     summary = json.loads((Path(run_config.run.run_dir) / "summary.json").read_text())
     printed = capsys.readouterr().out
     assert f"{summary['heldout_bits_per_byte']:.4g}" in printed
     assert summary["corpus_sha256"] in printed
+    monkeypatch.setattr(Manifest, "lossless", False)
+    assert commands.evaluate(run_dir=run_config.run.run_dir) == 0
+    assert "held-out bits per byte" not in capsys.readouterr().out
 
 
 def test_reading_passes_over_a_damaged_checkpoint_and_touches_nothing(
