@@ -2,11 +2,11 @@
 
 The project appears whole or not at all, and one that stands and is up to date is used again: its
 training resumes where it was stopped. One that differs from today's template (or was edited) is
-set aside as `build/demo.previous`. Not a test: `make test` proves what this shows.
+set aside as `build/demo.previous-1`, -2 … Not a test: `make test` proves what this shows.
 """
 
+import itertools
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -55,8 +55,8 @@ def settle(kind: str) -> Path:
         if is_same(fresh, demo):
             return demo
         if demo.exists():
-            previous = BUILD / "demo.previous"
-            shutil.rmtree(previous, ignore_errors=True)
+            numbered = (BUILD / f"demo.previous-{n}" for n in itertools.count(1))
+            previous = next(folder for folder in numbered if not folder.exists())
             demo.rename(previous)
             print(f"build/demo differs from the template: set aside as {previous.name}", flush=True)
         fresh.rename(demo)

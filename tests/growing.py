@@ -134,12 +134,14 @@ def commit_all(folder: Path, message: str, tag: str | None = None) -> None:
 def releases() -> dict[str, str]:
     """Version -> the commit that set it in pyproject.toml, oldest first; no `.dev` versions."""
     found: dict[str, str] = {}
+    before = ""
     command = ["git", "log", "--reverse", "--format=%H", "--", "pyproject.toml"]
     log = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     for commit in log.stdout.split():  # nothing in a repository without a commit
         project = tomllib.loads(git(ROOT, "show", f"{commit}:pyproject.toml"))["project"]
-        if re.fullmatch(r"[0-9.]+", project["version"]):
-            found.setdefault(project["version"], commit)
+        if project["version"] != before and re.fullmatch(r"[0-9.]+", project["version"]):
+            found[project["version"]] = commit
+        before = project["version"]
     return found
 
 

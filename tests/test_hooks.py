@@ -36,11 +36,14 @@ def test_the_demo_is_grown_once_and_set_aside_when_it_differs(build: Path) -> No
     (project / "runs").mkdir()
     assert demo.settle("llm") == project
     assert (project / "runs").is_dir(), "an unchanged demo must be used again"
-    (project / "README.md").write_text("mine")
-    demo.settle("llm")
-    assert not (project / "runs").exists()
-    assert (build / "demo.previous" / "README.md").read_text() == "mine"
-    assert sorted(entry.name for entry in build.iterdir()) == ["demo", "demo.previous"]
+    for edited in ("mine", "mine too"):
+        (project / "README.md").write_text(edited)
+        demo.settle("llm")
+        assert not (project / "runs").exists()
+    aside = sorted(build.glob("demo.previous-*/README.md"))
+    assert [readme.read_text() for readme in aside] == ["mine", "mine too"]
+    assert sorted(entry.name for entry in build.iterdir())[0] == "demo"
+    assert len(list(build.iterdir())) == 3
 
 
 def test_a_demo_that_is_stopped_while_it_grows_leaves_nothing(
@@ -53,6 +56,26 @@ def test_a_demo_that_is_stopped_while_it_grows_leaves_nothing(
     monkeypatch.setattr(demo, "grow", stop)
     assert demo.main("llm") == 130
     assert list(build.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_group_grow_is_enough_for_demo_and_link() -> None:
+    target = (link.ROOT / "Makefile").read_text("utf-8").partition("GROW := run ")[2]
+    options = target.partition(" python\n")[0].split()
+    assert "--group" in options
+    command = [os.environ.get("UV", "uv"), "run", "--isolated", *options]
+    kept = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}
+    listing = "import demo, importlib.metadata as m; print({d.name for d in m.distributions()})"
+    done = subprocess.run(
+        [*command, "python", "-c", listing],
+        cwd=link.ROOT,
+        env=kept | {"PYTHONPATH": "hooks"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "'copier'" in done.stdout
+    assert "'sphinx'" not in done.stdout
 
 
 @pytest.mark.slow

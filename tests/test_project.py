@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sysconfig
 import time
+import tomllib
 import zipfile
 from collections import Counter
 from math import log2
@@ -17,11 +18,16 @@ from pathlib import Path
 
 import pytest
 from growing import commit_all, git, grow, template_repository
+from link import ROOT
 from updating import NEWER, PINNED, adopt, release_next, update
 
 pytestmark = pytest.mark.slow
 # Enough of the emitted tests to run every dependency, and short, for the lowest versions.
 CORE_TESTS = ["model", "optim", "step", "checkpoint", "corpus", "telemetry"]
+CORE_TESTS += ["cli", "tokenizer", "trackers"]
+# A run of seconds, of preset demo.
+MINI = """--eval-every-steps 0 --optim.warmup-steps 2 --data.tokenizer byte --data.seq-len 128
+    --data.prepared-dir data/bytes --data.batch-size 16 --model.width 96"""
 
 
 def uv(project: Path, *arguments: str, code: int = 0) -> str:
@@ -77,9 +83,23 @@ def test_every_command_of_the_readme_exists(acorn: Path) -> None:
     table = readme.partition("## Commands")[2].partition("##")[0]
     named = re.findall(r"^\| `([a-z-]+)", table, re.MULTILINE)
     assert {"train", "sample", "template-status"} <= set(named)
-    known = uv(acorn, "run", "--no-sync", "acorn", "--help")
     for command in named:
-        assert re.search(rf"\b{command}\b", known), f"`acorn --help` does not know {command}"
+        told = uv(acorn, "run", "--no-sync", "acorn", command, "--help")
+        assert f"usage: acorn {command}" in told
+    known = uv(acorn, "run", "--no-sync", "acorn", "--help")
+    listed = re.findall(r"^  ([a-z-]+) ", known, re.MULTILINE)
+    assert sorted(listed) == sorted(named), "a command that the README does not name"
+
+
+def test_no_package_may_have_the_name_of_a_dependency(acorn: Path) -> None:
+    lock = tomllib.loads((acorn / "uv.lock").read_text("utf-8"))
+    names = {package["name"] for package in lock["package"]} - {"acorn"}
+    installed = "from importlib.metadata import packages_distributions as d; print(*d())"
+    names |= set(uv(acorn, "run", "--no-sync", "python", "-c", installed).split()) - {"acorn"}
+    possible = {re.sub("[-.]", "_", name.lower()) for name in names}
+    possible = {name for name in possible if re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name)}
+    assert {"tqdm", "google"} <= possible
+    assert possible <= set((ROOT / "hooks" / "reserved-names.txt").read_text("utf-8").split())
 
 
 def unigram_bits_per_byte() -> float:
@@ -91,10 +111,9 @@ def unigram_bits_per_byte() -> float:
 
 
 def test_it_learns(acorn: Path) -> None:
-    options = """--run-dir runs/mini --steps 50 --log-every-steps 1 --eval-every-steps 0
-        --save-every-steps 25 --optim.horizon-steps 50 --optim.warmup-steps 5 --data.tokenizer byte
-        --data.prepared-dir data/bytes --data.seq-len 128 --data.batch-size 16 --model.width 96"""
-    uv(acorn, "run", "acorn", "train", "demo", *options.split())
+    options = """--run-dir runs/mini --steps 50 --log-every-steps 1 --save-every-steps 25
+        --optim.horizon-steps 50"""
+    uv(acorn, "run", "acorn", "train", "demo", *MINI.split(), *options.split())
 
     run = acorn / "runs" / "mini"
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
@@ -136,4 +155,7 @@ def test_the_lowest_dependencies_pass_the_core_tests(moving: Path, tmp_path: Pat
     wanted = [str(file) for name in CORE_TESTS if (file := tests / f"test_{name}.py").is_file()]
     assert len(wanted) == len(CORE_TESTS)
     print(uv(project, "run", "--no-sync", "pytest", "-q", "-m", "not slow", *wanted)[-2000:])
+    short = ["--steps", "3", "--run-dir", "runs/short"]
+    uv(project, "run", "--no-sync", "acorn", "train", "demo", *MINI.split(), *short)
+    assert (project / "runs" / "short" / "summary.json").is_file()
     shutil.rmtree(project / ".venv")

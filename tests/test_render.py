@@ -160,10 +160,13 @@ def test_rendering_is_deterministic(template: Path, tmp_path: Path) -> None:
 def test_a_copy_says_what_to_do_next(
     template: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    copier.run_copy(str(template), tmp_path / "p", defaults=True)
-    told = capfd.readouterr().err
-    assert "uv run acorn train" in told
-    assert str(tmp_path / "p") in told
+    for accelerator, sync in {"cpu": "uv sync ", "tpu": "uv sync --extra tpu "}.items():
+        project = tmp_path / accelerator
+        copier.run_copy(str(template), project, data={"accelerator": accelerator}, defaults=True)
+        told = capfd.readouterr().err
+        assert "uv run acorn train" in told
+        assert sync in told
+        assert str(project) in told
 
 
 def test_workflows_container_and_renovate_pass_their_linters(
@@ -194,6 +197,34 @@ def test_actions_are_pinned_by_hash_and_permissions_start_at_none(project: Path)
         assert yaml.safe_load(read(file))["permissions"] == {}
 
 
-def test_tests_stay_out_of_the_wheel(project: Path) -> None:
-    build = tomllib.loads(read(project / "pyproject.toml"))["tool"]["hatch"]["build"]
-    assert build["targets"]["wheel"]["exclude"] == ["/src/*/tests"]
+def test_gitlab_jobs_have_git(template: Path, tmp_path: Path) -> None:
+    config = yaml.safe_load(
+        read(grow(template, tmp_path / "p", {"ci": "gitlab"}) / ".gitlab-ci.yml")
+    )
+    for job in ("check", "test"):
+        assert config[job]["image"] == "python:$PYTHON-bookworm", "a slim image has no git"
+
+
+def test_the_image_takes_what_is_locked(project: Path) -> None:
+    commands = re.findall(r"^RUN (.*?[^\\])$", read(project / "Dockerfile"), re.M | re.S)
+    syncs = [command for command in commands if "uv sync" in command]
+    assert len(syncs) == 2
+    for command in syncs:
+        assert "if [ -f uv.lock ]; then export UV_LOCKED=1; fi" in command
+
+
+def test_the_file_map_names_every_module(project: Path) -> None:
+    table = read(project / "README.md").partition("## Files")[2].partition("\n## ")[0]
+    modules = {file.name for file in (project / "src" / "acorn").glob("*.py")}
+    named = re.findall(r"`(\w+\.py)`", table)
+    assert sorted(named) == sorted(modules - {"__init__.py", "__main__.py"})
+
+
+def test_renovate_leaves_alone_what_the_template_keeps(template: Path, tmp_path: Path) -> None:
+    for ci in choices("ci"):
+        project = grow(template, tmp_path / ci, {"ci": ci})
+        (rule,) = json.loads(read(project / "renovate.json"))["packageRules"]
+        assert rule["enabled"] is False
+        pinned = [*project.glob(".github/workflows/*"), *project.glob(".gitlab-ci.yml")]
+        pinned += [project / "Dockerfile", project / ".python-version"]
+        assert set(rule["matchFileNames"]) == {str(f.relative_to(project)) for f in pinned}

@@ -25,7 +25,7 @@ def lines(file: Path) -> int:
     return len(file.read_text("utf-8").splitlines())
 
 
-def imports(module: str, everywhere: bool = False) -> set[str]:
+def imports(module: str) -> set[str]:
     """Modules that running `import module` imports: dotted names, `.name` for our own."""
     found: set[str] = set()
     pending: list[ast.AST] = [ast.parse(MODULES[module].read_text("utf-8"))]
@@ -41,12 +41,12 @@ def imports(module: str, everywhere: bool = False) -> set[str]:
             found.add(node.module or "")
         later = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        if everywhere or not (later or typing_only):
+        if not (later or typing_only):
             pending += ast.iter_child_nodes(node)
     return found
 
 
-def reached(module: str, everywhere: bool = False) -> set[str]:
+def reached(module: str) -> set[str]:
     """Everything that importing the module imports, through our own modules."""
     seen: set[str] = set()
     pending = {f".{module}"}
@@ -54,13 +54,13 @@ def reached(module: str, everywhere: bool = False) -> set[str]:
         name = pending.pop()
         seen.add(name)
         if name.startswith(".") and name[1:] in MODULES:
-            pending |= imports(name[1:], everywhere) - seen
+            pending |= imports(name[1:]) - seen
     return seen
 
 
 def test_sizes() -> None:
     code = {name: lines(file) for name, file in MODULES.items()}
-    assert sum(code.values()) <= 4800, sorted(code.items(), key=lambda item: -item[1])
+    assert sum(code.values()) <= 4900, sorted(code.items(), key=lambda item: -item[1])
     assert sum(code[name] for name in CORE if name in code) <= 1500
     for file in FILES:
         if file.suffix == ".py":
@@ -131,6 +131,16 @@ def test_one_version_and_one_tested_set() -> None:
         assert headings[0] == version, f"{file.name} has no section for {version} on top"
     emitted = (TEMPLATES / "{{common}}" / "pyproject.toml.jinja").read_text("utf-8")
     assert f'exclude-newer = "{ours["tool"]["uv"]["exclude-newer"]}"' in emitted
+
+
+def test_one_lowest_uv() -> None:
+    common = TEMPLATES / "{{common}}"
+    places = [ROOT / "pyproject.toml", ROOT / "hooks" / "uv.sh", common / "pyproject.toml.jinja"]
+    places += [TEMPLATES / "{{gitlab}}" / ".gitlab-ci.yml"]
+    text = "".join(file.read_text("utf-8") for file in places)
+    bounds = re.findall(r'(?:"uv|required-version = ")>=([0-9.]+)"', text)
+    assert len(bounds) == 5
+    assert set(bounds) == {"0.9.0"}
 
 
 def test_the_template_lives_under_the_lint_rules_that_it_emits(project: Path) -> None:
