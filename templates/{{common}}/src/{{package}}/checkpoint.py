@@ -27,9 +27,10 @@ from orbax.checkpoint import v1 as ocp
 from .contract import State
 from .distributed import all_agree, barrier
 from .errors import UserError
+from .run_config import RETIRED
 
 log = logging.getLogger(__name__)
-FORMAT = 1
+FORMAT = 1  # of such a folder; a newer one is refused
 CANDIDATES = 16  # how many of the newest checkpoints a restore looks at
 
 
@@ -102,16 +103,17 @@ class Checkpoints:
             shutil.rmtree(self._path(step), ignore_errors=True)
 
     def restore(
-        self, abstract: State, must_match: dict[str, Any]
+        self, abstract: State, must_match: dict[str, Any], defaults: dict[str, Any]
     ) -> tuple[State, dict[str, Any]] | None:
         """Newest sound checkpoint onto `abstract`'s shardings, and its manifest; or None.
 
-        A damaged one is renamed aside. `must_match` is what the manifest's `identity` has to equal.
+        A damaged one is renamed aside. `must_match` is what the manifest's `identity` has to equal,
+        `defaults` what it is taken to say where it is older than a field.
         """
         if (found := self.newest()) is None:
             return None
         path, manifest = found
-        _check_identity(path, manifest, must_match)
+        _check_identity(path, defaults | manifest["identity"], must_match)
         _check_tree(path, manifest["tree"], describe_tree(abstract))
         self.last_saved = manifest["step"]
         return load(path, abstract), manifest
@@ -125,7 +127,14 @@ class Checkpoints:
         for step in self._agreed_steps(mend):
             path, complaint = self._path(step), self._complaint(step)
             if all_agree(complaint is None):
-                return path, json.loads((path / "manifest.json").read_text())
+                manifest = json.loads((path / "manifest.json").read_text())
+                if manifest["format"] > FORMAT:
+                    raise UserError(
+                        got=f"{path} in format {manifest['format']}",
+                        expected=f"format {FORMAT} or older",
+                        do="use the project's newer code that wrote it, or take another --run-dir",
+                    )
+                return path, manifest
             complaint = complaint or "another process found it damaged"
             if mend:
                 self._set_aside(path, complaint)
@@ -202,13 +211,15 @@ def describe_tree(tree: Any) -> dict[str, str]:
     return {jax.tree_util.keystr(p): f"{x.dtype}{list(x.shape)}" for p, x in leaves}
 
 
-def _check_identity(path: Path, manifest: dict[str, Any], must_match: dict[str, Any]) -> None:
-    saved = manifest["identity"]
-    names = [n for n in must_match | saved if saved.get(n) != must_match.get(n)]
+def _check_identity(path: Path, saved: dict[str, Any], must_match: dict[str, Any]) -> None:
+    ours = RETIRED | must_match
+    # What only the code knows has nothing to be compared with. What only the checkpoint knows did
+    # something that the code has lost, unless RETIRED says that it still does just that.
+    names = [n for n in saved if n not in ours or saved[n] != ours[n]]
     if names:
         raise UserError(
-            got=", ".join(f"{n}={must_match.get(n)}" for n in names),
-            expected=", ".join(f"{n}={saved.get(n)}" for n in names) + f", as in {path}",
+            got=", ".join(f"{n}={ours.get(n, 'gone (run_config.py: RETIRED)')}" for n in names),
+            expected=", ".join(f"{n}={saved[n]}" for n in names) + f", as in {path}",
             do="run with those values, or start another run with --run-dir",
         )
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from .errors import Exit
 from .hardware import peaks
 from .provenance import requirements, versions
+from .run_config import TRIO
 
 type Check = tuple[str, str, str]
 """ok, warn or fail; what was found; what to do about it."""
 
-TRIO = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 SETTINGS = ("JAX_", "XLA_", "LIBTPU_", "NCCL_", "TF_GPU_", "MEGASCALE_")
 COSTLY = ("JAX_DISABLE_JIT", "JAX_DEBUG_NANS", "JAX_ENABLE_X64", "XLA_PYTHON_CLIENT_ALLOCATOR")
 
@@ -112,6 +112,11 @@ def _disk(run_dir: Path) -> Iterator[Check]:
     level = "fail" if free_gb < 1 else "warn" if free_gb < 20 else "ok"
     do = "" if level == "ok" else "free space: a run keeps keep_checkpoints + 1 times its state"
     yield level, f"{folder} can be written, {free_gb:.1f} GB free", do
+    damaged = [p for where in ("", "*/") for p in folder.glob(f"{where}checkpoints/*.damaged-*")]
+    if damaged:
+        size_gb = sum(p.lstat().st_size for d in damaged for p in d.rglob("*")) / 1e9
+        found = f"{len(damaged)} damaged checkpoints were set aside there, {size_gb:.1f} GB"
+        yield "warn", found, f"delete them: {damaged[0].parent}/*.damaged-*"
 
 
 def _number(version: str) -> tuple[int, ...]:

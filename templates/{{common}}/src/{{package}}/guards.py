@@ -37,8 +37,8 @@ class SkipLimit:
     def __init__(self, limit: int, skipped: int) -> None:
         self._limit, self._in_a_row, self._last = limit, 0, skipped
 
-    def check(self, step: int, metrics: dict[str, Any]) -> None:
-        """metrics: of one step, on the host, equal in all processes."""
+    def check(self, step: int, metrics: dict[str, Any]) -> bool:
+        """Whether the step was skipped. metrics: on the host, equal in all processes."""
         skipped = int(metrics["skipped"])
         grew = skipped > self._last
         self._in_a_row, self._last = (self._in_a_row + 1 if grew else 0), skipped
@@ -52,6 +52,7 @@ class SkipLimit:
                 do="the last checkpoint is sound. Lower the learning rate, or look for the first "
                 "NaN with JAX_DEBUG_NANS=True; --max-skipped-steps raises the limit",
             )
+        return grew
 
 
 class CompileCount:

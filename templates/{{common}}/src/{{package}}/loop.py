@@ -7,7 +7,7 @@ a flag that all processes agree on; never from a clock, a signal or a disk error
 import json
 import logging
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ from jax.sharding import Mesh, PartitionSpec
 
 from . import provenance, telemetry
 from .checkpoint import Checkpoints
-from .contract import Metrics, State, Workload
-from .distributed import StopRequest, Watch
+from .contract import Metrics, Outputs, State, Workload
+from .distributed import StopRequest, Watch, all_agree
 from .errors import Exit, UserError
 from .guards import CompileCount, OneCompilation, SkipLimit, guarded_step
 from .prefetch import Prefetch
-from .recorder import Recorder
+from .recorder import Recorder, reported
 from .run_config import RunConfig, identity_of, to_dict
 from .sharding import check_divisible, describe_shards, named
 from .sink import Sink
@@ -46,16 +46,16 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     checkpoints = Checkpoints(run_dir / "checkpoints", run_config.keep_checkpoints)
     sink = Sink(run_dir / "outputs")
     with clock.measure("restore"), jax.set_mesh(mesh):
-        restored = checkpoints.restore(abstract, facts["identity"])
-        if restored is not None:
-            state, cursor = restored[0], restored[1]["cursor"]
-        else:
-            state, cursor = initialise(workload, run_config.seed, shardings), 0
-    first = int(state["step"])
-    if first >= run_config.steps:
+        defaults = identity_of(type(config)())
+        restored = checkpoints.restore(abstract, facts["identity"], defaults)
+        state, manifest = restored or (initialise(workload, run_config.seed, shardings), {})
+    first, cursor = int(state["step"]), manifest.get("cursor", 0)
+    # A run that was stopped between its last save and its report goes through to write that.
+    if first >= run_config.steps and all_agree(reported(run_dir, first)):
         log.info("nothing to do: %s is at step %d; raise --steps to go on", run_dir, first)
         return Exit.DONE
     recorder = Recorder(workload, config, run_dir, first, clock)
+    recorder.losses = manifest.get("losses", recorder.losses)
     if jax.process_index() == 0:
         (run_dir / "config.json").write_text(json.dumps(facts, indent=1))
         log.info("%s", describe_shards(abstract))
@@ -64,16 +64,15 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
 
     # ---- the step, compiled once ----
     step_fn = jit_step(workload, shardings, mesh)
-    one_compilation, skips = (
-        OneCompilation(counter),
-        SkipLimit(run_config.max_skipped_steps, int(state["skipped"])),
-    )
+    one_compilation = OneCompilation(counter)
+    skips = SkipLimit(run_config.max_skipped_steps, int(state["skipped"]))
 
-    def settle(step: int, metrics: Metrics) -> dict[str, float]:
-        """Wait for a step's metrics and judge them."""
+    def settle(step: int, metrics: Metrics, outputs: Outputs) -> dict[str, float]:
+        """Wait for a step's metrics and judge them; what a skipped step gave out is dropped."""
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         watch.beat()
-        skips.check(step, values)
+        if not skips.check(step, values):
+            sink.add(outputs)
         return values
 
     # ---- the loop ----
@@ -81,11 +80,10 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     with ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
         stack.callback(recorder.close)
-        watch = Watch(run_config.hang_timeout_s)
-        stack.callback(watch.close)
         stack.callback(checkpoints.wait)
         batches = stack.enter_context(Prefetch(workload, cursor))
-        with StopRequest().listening() as stop:
+        # The watch ends with the loop: the last save and `finish` take what they take.
+        with closing(Watch(run_config.hang_timeout_s)) as watch, StopRequest().listening() as stop:
             for step in range(first + 1, run_config.steps + 1):
                 clock.enter("data_wait")
                 batch = batches.take()
@@ -93,12 +91,11 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
                 recorder.profile(step)
                 with one_compilation.watching(state, batch):
                     state, metrics, outputs = step_fn(state, batch)
-                sink.add(outputs)
                 cursor += workload.stride
-                # Metrics are read one step late, so that the device never waits for the host.
+                # Read one step late, so that the device never waits for the host.
                 if pending is not None:
                     recorder.step(pending[0], settle(*pending))
-                pending = (step, metrics)
+                pending = (step, metrics, outputs)
 
                 code = stop.decide(step)
                 last = code is not None or step == run_config.steps
@@ -114,12 +111,14 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
                     if evaluating and workload.evaluate is not None:
                         with clock.measure("evaluate"):
                             values |= workload.evaluate(state)
+                        watch.beat()
                     recorder.step(step, values, force=evaluating or last)
                 if saving:
                     with clock.measure("checkpoint"):
                         began_s = time.monotonic()
                         sink.write(step)
-                        checkpoints.save(step, state, facts | {"cursor": cursor})
+                        manifest = facts | {"cursor": cursor, "losses": recorder.losses}
+                        checkpoints.save(step, state, manifest)
                         recorder.saved(time.monotonic() - began_s)
                 if code is not None:
                     break
@@ -132,11 +131,12 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
                 "checkpoint that was saved",
             )
         if code is not None:
-            log.warning("saved at step %d; the same command goes on from there", step)
+            next_run = "goes on from there" if step < run_config.steps else "writes the report"
+            log.warning("saved at step %d; the same command %s", step, next_run)
             return code
         clock.enter("evaluate")
         extra = workload.finish(state) if workload.finish is not None else {}
-        recorder.finish(run_config.steps, extra)
+        recorder.finish(max(first, run_config.steps), extra)
     return Exit.DONE
 
 

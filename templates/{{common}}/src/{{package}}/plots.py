@@ -65,7 +65,8 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 def _draw(name: str, records: list[Record]) -> Figure | None:
     (steps, values), (held_steps, held) = series(records, name), series(records, f"heldout_{name}")
-    if not np.isfinite([*values, *held]).any():
+    nothing_skipped = name == "skipped" and not values.any()
+    if nothing_skipped or not np.isfinite([*values, *held]).any():
         return None
     figure = Figure(figsize=(7.2, 3.9), layout="constrained")
     axes = figure.subplots()

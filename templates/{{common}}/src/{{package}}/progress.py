@@ -1,6 +1,6 @@
 """What a terminal shows of a run: figures in words, and a live line while it goes on.
 
-The loop gives this leaf to process 0 alone, which keeps the others quiet.
+The recorder gives the bar to process 0 alone, which keeps the others quiet.
 """
 
 import re
@@ -18,7 +18,7 @@ UNITS = re.compile(r"_(per_s|ms|s|bytes|fraction)$")
 
 
 class ProgressBar:
-    """A leaf: live bar on a terminal, a plain line per record where stdout is a file (CI)."""
+    """A listener: live bar on a terminal, a plain line per record where stdout is a file (CI)."""
 
     def __init__(self, total_steps: int, console: Console | None = None) -> None:
         self._total = total_steps

@@ -5,6 +5,8 @@ Only process 0 writes; the others keep the same count and stay silent.
 
 import json
 import logging
+import math
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +26,23 @@ class Recorder:
     def __init__(
         self, workload: Workload, config: Any, run_dir: Path, first: int, clock: telemetry.Clock
     ) -> None:
-        self._workload, self._clock, self._dir = workload, clock, run_dir
+        self._workload, self._clock, self._dir, self._first = workload, clock, run_dir, first
         self._run: RunConfig = config.run
+        # Sum and count since a record was due; in checkpoints too, so that a resume changes no bit.
+        self.losses = (0.0, 0)
         self._writes = jax.process_index() == 0
         self._window = (first, self._busy_s())
-        self._step_s: list[float] = []
-        self._compile_s = 0.0
+        self._compile_s: float | None = None
         self._saves_s: list[float] = []
-        self._last: dict[str, Any] = {}
         self._profiling = self._closed = False
         if self._writes:
             run_dir.mkdir(parents=True, exist_ok=True)
             telemetry.cut(run_dir / "metrics.jsonl", first)
             telemetry.record_warnings(run_dir)
             clock.save(run_dir / "attempts.jsonl", first)
-            leaves = make_trackers(self._run.trackers, run_dir, to_dict(config), first)
+            trackers = make_trackers(self._run.trackers, run_dir, to_dict(config), first)
             bar = progress.ProgressBar(self._run.steps)
-            self._log = telemetry.MetricsLog(run_dir / "metrics.jsonl", [bar, *leaves])
+            self._log = telemetry.MetricsLog(run_dir / "metrics.jsonl", [bar, *trackers])
 
     def compiled(self, seconds: float) -> None:
         """The first step is through: throughput is counted from here."""
@@ -48,16 +50,19 @@ class Recorder:
         self._window = (self._window[0] + 1, self._busy_s())
 
     def step(self, step: int, values: dict[str, float], *, force: bool = False) -> None:
-        """Write a record where one is due."""
-        self._last |= values
-        if not force and step % self._run.log_every_steps:
+        """Write a record where one is due; its loss is the mean of all steps since the last due."""
+        (total, count), due = self.losses, step % self._run.log_every_steps == 0
+        if math.isfinite(loss := values.get("loss", math.nan)):
+            total, count = total + loss, count + 1
+        self.losses = (0.0, 0) if due else (total, count)
+        if not (due or force):
             return
         since, busy_s = self._window
         now_s = self._busy_s()
         record: dict[str, Any] = {"step": step} | values
+        record |= {"loss": total / count} if count else {}
         if step > since:
             step_s = (now_s - busy_s) / (step - since)
-            self._step_s.append(step_s)
             name, units = self._workload.rate
             record |= {f"{name}_per_s": units / step_s, "step_ms": 1e3 * step_s}
             if (share := self._mfu(step_s)[0]) is not None:
@@ -81,7 +86,7 @@ class Recorder:
             self._stop_profile()
 
     def close(self) -> None:
-        """Let the leaves finish; once is enough."""
+        """Let bar and trackers finish; once is enough."""
         self._stop_profile()
         if self._writes and not self._closed:
             self._log.close()
@@ -94,8 +99,12 @@ class Recorder:
             return
         self._clock.save(self._dir / "attempts.jsonl", steps)
         name, units = self._workload.rate
-        ordered = sorted(self._step_s)
-        step_s = ordered[len(ordered) // 2] if ordered else float("nan")
+        records = telemetry.read(self._dir / "metrics.jsonl")
+        last = {k: v for record in records for k, v in record.items()}
+        # Of this attempt; of them all where it only finishes what an earlier one has trained.
+        timed = [r for r in records if "step_ms" in r]
+        timed = [r for r in timed if r["step"] > self._first] or timed
+        step_s = statistics.median(r["step_ms"] for r in timed) / 1e3 if timed else math.nan
         share, formula = self._mfu(step_s)
         attempts = telemetry.goodput(telemetry.read(self._dir / "attempts.jsonl"))
         summary = {
@@ -104,16 +113,17 @@ class Recorder:
             f"{name}_per_s": units / step_s,
             "step_ms": 1e3 * step_s,
             "compile_s": self._compile_s,
-            "checkpoint_blocking_ms": 1e3 * max(self._saves_s, default=0.0),
+            "checkpoint_blocking_ms": 1e3 * max(self._saves_s, default=math.nan),
             "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
             "mfu": share,
             "mfu_formula": formula,
             "peak_memory_bytes": _peak_memory_bytes(),
         }
-        summary |= {k: v for k, v in self._last.items() if k != "skipped"}
-        summary |= {"skipped_steps": self._last.get("skipped", 0.0)} | attempts | extra
+        summary |= {k: v for k, v in last.items() if k not in (*summary, "step", "skipped")}
+        summary |= {"skipped_steps": last.get("skipped", 0.0)} | attempts | extra
+        summary = {k: telemetry.plain(v) for k, v in summary.items()}
         (self._dir / "summary.json").write_text(json.dumps(summary, indent=1))
-        # Leaves: Matplotlib takes a second to import, and no picture is worth a finished run.
+        # Matplotlib takes a second to import, and no picture is worth a finished run.
         from .plots import plot_all
         from .report import format_summary, write_report
 
@@ -127,7 +137,7 @@ class Recorder:
     def _busy_s(self) -> float:
         """Seconds that went into steps: not compiling, evaluating or saving."""
         parts = self._clock.parts_s()
-        return sum(parts.get(part, 0.0) for part in ("step", "data_wait", "loop"))
+        return sum(parts.get(part, 0.0) for part in ("step", "data_wait"))
 
     def _mfu(self, step_s: float) -> tuple[float | None, str]:
         if self._workload.flops_per_step is None:
@@ -139,6 +149,14 @@ class Recorder:
         if self._profiling:
             jax.profiler.stop_trace()
             self._profiling = False
+
+
+def reported(run_dir: Path, step: int) -> bool:
+    """Whether the summary of a run that ended at `step` has been written."""
+    try:
+        return bool(json.loads((run_dir / "summary.json").read_text())["steps"] == step)
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def _peak_memory_bytes() -> int | None:

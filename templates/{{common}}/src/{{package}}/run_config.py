@@ -9,8 +9,18 @@ from typing import Any
 
 
 def identity(default: Any) -> Any:
-    """A field that defines the run: a resume with another value is refused."""
+    """A field that defines the run: a resume with another value is refused.
+
+    One that is added later must by default do what runs did before it: that is taken for what an
+    older checkpoint was trained with.
+    """
     return dataclasses.field(default=default, metadata={"identity": True})
+
+
+# Identity fields that were removed -> the value that the code without them stands for.
+RETIRED: dict[str, Any] = {}
+# How a launcher tells each process of a job about it.
+TRIO = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
 @dataclass(frozen=True)
@@ -20,17 +30,15 @@ class RunConfig:
     run_dir: str = "runs/default"  # config, metrics, checkpoints, plots and report go here
     steps: int = 1000  # stop at this step; a finished run goes on with a larger number
     seed: int = identity(0)  # the only source of randomness: initial values, data order, noise
-    log_every_steps: int = 10  # a line in metrics.jsonl
+    log_every_steps: int = 10  # a line in metrics.jsonl; its loss is the mean of these steps
     eval_every_steps: int = 100  # held-out evaluation; 0 = only at the end
     save_every_steps: int = 100  # asynchronous checkpoint; 0 = only at the end
-    keep_checkpoints: int = 2  # older ones are deleted once a newer one is verified
+    keep_checkpoints: int = 2  # the newest; an older one goes when a newer is written; 0 = all
     max_skipped_steps: int = 10  # stop after so many non-finite steps in a row
-    hang_timeout_s: float = 1800.0  # exit 43 with all stacks when no step ends for so long; 0 = off
+    hang_timeout_s: float = 1800.0  # exit 43 when a step or evaluation takes longer; 0 = off
     profile_at_step: int = 0  # write a profiler trace from this step on; 0 = off
     profile_steps: int = 3  # length of that trace
-    trackers: tuple[str, ...] = (
-        "tensorboard",
-    )  # leaves fed from metrics: tensorboard wandb mlflow
+    trackers: tuple[str, ...] = ("tensorboard",)  # also: wandb mlflow
 
 
 @dataclass(frozen=True)

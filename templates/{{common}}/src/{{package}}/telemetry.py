@@ -1,6 +1,6 @@
 """`metrics.jsonl`, the one truth about a run, and the ledger of where its wall time went.
 
-Progress bar, trackers, plots and report are leaves that read these records. Metric names are open;
+Progress bar, trackers, plots and report only read these records. Metric names are open;
 a name carries its unit (`step_ms`, `images_per_s`). Decides nothing: that only process 0 writes,
 and when, is the loop's business.
 """
@@ -20,40 +20,40 @@ log = logging.getLogger(__name__)
 
 type Record = dict[str, Any]
 """One line of metrics.jsonl: `step` first, then numbers; None where one was not finite."""
-type Leaf = Callable[[Record], None]
+type Listener = Callable[[Record], None]
 """Takes each record as it is written; its `close()`, if it has one, is called at the end."""
 
 
 class MetricsLog:
-    """Appends records to a file of JSON lines and hands each to the leaves."""
+    """Appends records to a file of JSON lines and hands each to the listeners."""
 
-    def __init__(self, path: Path, leaves: Iterable[Leaf] = ()) -> None:
-        self._path, self._leaves, self._disk_failed = path, list(leaves), False
+    def __init__(self, path: Path, listeners: Iterable[Listener] = ()) -> None:
+        self._path, self._listeners, self._disk_failed = path, list(listeners), False
 
     def write(self, record: Record) -> None:
-        """Append and hand on; neither a full disk nor a broken leaf stops the run."""
-        clean = {"step": _plain(record["step"])} | {k: _plain(v) for k, v in record.items()}
+        """Append and hand on; neither a full disk nor a broken listener stops the run."""
+        clean = {"step": plain(record["step"])} | {k: plain(v) for k, v in record.items()}
         try:
             _append(self._path, json.dumps(clean, allow_nan=False))
         except OSError as error:
             if not self._disk_failed:
                 log.warning("%s: records are being lost (%s); the run goes on", self._path, error)
             self._disk_failed = True
-        for leaf in tuple(self._leaves):
-            self._call(leaf, leaf, clean)
+        for listener in tuple(self._listeners):
+            self._call(listener, listener, clean)
 
     def close(self) -> None:
-        """Let every leaf finish: stop the bar, flush the trackers."""
-        for leaf in tuple(self._leaves):
-            self._call(leaf, getattr(leaf, "close", lambda: None))
+        """Let every listener finish: stop the bar, flush the trackers."""
+        for listener in tuple(self._listeners):
+            self._call(listener, getattr(listener, "close", lambda: None))
 
-    def _call(self, leaf: Leaf, act: Callable[..., None], *args: Record) -> None:
+    def _call(self, listener: Listener, act: Callable[..., None], *args: Record) -> None:
         try:
             act(*args)
         except Exception as error:  # a tracker may raise anything, and none is worth a run
-            name = getattr(leaf, "__name__", type(leaf).__name__)
+            name = getattr(listener, "__name__", type(listener).__name__)
             log.warning("%s gets no more metrics: %s: %s", name, type(error).__name__, error)
-            self._leaves.remove(leaf)
+            self._listeners.remove(listener)
 
 
 def read(path: Path) -> list[Record]:
@@ -157,8 +157,9 @@ def goodput(attempts: list[Record]) -> Record:
     return {"goodput": share, "wall_s": wall_s, "attempts": len(attempts), "spent": dict(spent)}
 
 
-def _plain(value: Any) -> Any:
-    value = value.item() if hasattr(value, "item") else value  # NumPy and JAX scalars
+def plain(value: Any) -> Any:
+    """A number of NumPy or JAX as JSON knows it; None where it is not finite."""
+    value = value.item() if hasattr(value, "item") else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

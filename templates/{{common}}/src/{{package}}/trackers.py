@@ -1,4 +1,4 @@
-"""TensorBoard, Weights & Biases and MLflow as leaves of metrics.jsonl.
+"""TensorBoard, Weights & Biases and MLflow, fed with the records of metrics.jsonl.
 
 Each is imported only when asked for. On resume each goes on in the run it has begun; its account,
 address and offline mode are set by its own environment variables (WANDB_MODE, MLFLOW_TRACKING_URI).
@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
-from .telemetry import Leaf, Record
+from .telemetry import Listener, Record
 
 FLUSH_EVERY_S = 10.0
 
 
 @dataclass(frozen=True)
 class Tracker:
-    """A leaf that hands on the numbers of a record."""
+    """A listener that hands on the numbers of a record."""
 
     send: Callable[[dict[str, float], int], None]
     close: Callable[[], None]
@@ -33,26 +33,26 @@ class Tracker:
 
 def make_trackers(
     names: Sequence[str], run_dir: Path, config: dict[str, Any], step: int = 0
-) -> list[Leaf]:
-    """Leaves by name, going on after `step`. UserError for an unknown or uninstalled one."""
+) -> list[Listener]:
+    """Listeners by name, going on after `step`. UserError for an unknown or uninstalled one."""
     makers = {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow}
     for name in names:
         if name not in makers:
             got, expected = f"tracker {name!r}", " ".join(makers)
             raise UserError(got=got, expected=expected, do="correct --trackers")
-    leaves: list[Leaf] = []
+    trackers: list[Listener] = []
     for name in names:
         try:
-            leaves.append(makers[name](run_dir, config, step))
+            trackers.append(makers[name](run_dir, config, step))
         except ImportError as error:
             got, do = f"{name} cannot be imported: {error}", f"uv sync --extra {name}"
             raise UserError(got=got, expected=f"the extra {name!r}", do=do) from error
-    return leaves
+    return trackers
 
 
 def _tensorboard(run_dir: Path, config: dict[str, Any], step: int) -> Tracker:
     # Not SummaryWriter: on a full disk its thread dies, and the queue to it then blocks training
-    # for ever. EventsWriter raises here, and the leaf is dropped.
+    # for ever. EventsWriter raises here, and the tracker is dropped.
     files = importlib.import_module("tensorboardX.event_file_writer")
     events = importlib.import_module("tensorboardX.proto.event_pb2")
     folder = run_dir / "tensorboard"

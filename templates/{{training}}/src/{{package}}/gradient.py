@@ -23,9 +23,11 @@ def mean_gradient(loss_fn: LossFn, parameters: PyTree, batch: PyTree) -> tuple[S
     def add(total: Any, micro_batch: PyTree) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, grad_fn(parameters, micro_batch)), None
 
-    total = grad_fn(parameters, jax.tree.map(lambda x: x[0], batch))
-    if jax.tree.leaves(batch)[0].shape[0] > 1:
-        total, _ = jax.lax.scan(add, total, jax.tree.map(lambda x: x[1:], batch))
-    gradient, sums = total
+    first = jax.tree.map(lambda x: x[0], batch)
+    if jax.tree.leaves(batch)[0].shape[0] == 1:
+        gradient, sums = grad_fn(parameters, first)
+    else:  # from zeros: a first part outside the scan would compile the model twice
+        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(grad_fn, parameters, first))
+        (gradient, sums), _ = jax.lax.scan(add, zeros, batch)
     weight = jnp.maximum(sums.pop("weight"), 1.0)
     return jax.tree.map(lambda x: x / weight, (sums, gradient))

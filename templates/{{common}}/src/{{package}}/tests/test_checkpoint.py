@@ -1,13 +1,17 @@
-"""Damaged checkpoints are set aside, the one before is used, and saving goes on."""
+"""Damaged checkpoints are set aside, the one before is used; older code's are still read."""
 
+import dataclasses
 import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ..errors import Exit
+from .. import checkpoint
+from ..errors import Exit, UserError
+from ..run_config import RETIRED, identity
 from .test_loop import config_of, draws, go
+from .workloads import SamplerConfig
 
 
 def largest(checkpoint: Path) -> Path:
@@ -70,3 +74,46 @@ def test_half_written_is_cleared(tmp_path: Path) -> None:
 def test_keeps_as_many_as_asked(tmp_path: Path, keep: int, left: list[int]) -> None:
     go(config_of(tmp_path, 20, keep_checkpoints=keep, save_every_steps=4))
     assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == left
+
+
+@dataclasses.dataclass(frozen=True)
+class GrownConfig(SamplerConfig):
+    """The sampler's settings after a release that added one."""
+
+    thinning: int = identity(1)
+
+
+def grown(folder: Path, steps: int, thinning: int = 1) -> GrownConfig:
+    return GrownConfig(run=config_of(folder, steps).run, thinning=thinning)
+
+
+def test_checkpoint_older_than_a_setting_counts_as_its_default(tmp_path: Path) -> None:
+    go(config_of(tmp_path, 5))
+    with pytest.raises(UserError, match=r"got: +thinning=2\nexpected: thinning=1, as in"):
+        go(grown(tmp_path, 9, thinning=2))
+    # Of a new fact beside the configuration nobody knows what it was.
+    assert go(grown(tmp_path, 9), identity={"corpus_sha256": "beef"}) == Exit.DONE
+    with pytest.raises(UserError, match="corpus_sha256=dead"):
+        go(grown(tmp_path, 12), identity={"corpus_sha256": "dead"})
+
+
+def test_setting_that_is_gone_is_refused_unless_retired(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(grown(tmp_path, 5, thinning=2))
+    with pytest.raises(UserError, match=r"thinning=gone.*RETIRED.*\nexpected: thinning=2"):
+        go(config_of(tmp_path, 9))
+    monkeypatch.setitem(RETIRED, "thinning", 1)
+    with pytest.raises(UserError, match=r"got: +thinning=1\nexpected: thinning=2"):
+        go(config_of(tmp_path, 9))
+    monkeypatch.setitem(RETIRED, "thinning", 2)
+    assert go(config_of(tmp_path, 9)) == Exit.DONE
+
+
+def test_newer_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as newer:
+        newer.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
+        go(config_of(tmp_path, 5))
+    with pytest.raises(UserError, match=r"00000005 in format 2\nexpected: format 1 or older"):
+        go(config_of(tmp_path, 9))
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["00000005"]

@@ -8,13 +8,13 @@ import pytest
 
 from .. import doctor as doctor_module
 from .. import provenance
-from ..distributed import TRIO
 from ..doctor import doctor
+from ..run_config import TRIO
 
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch):
-    for name in (*doctor_module.TRIO, "SLURM_JOB_ID", "SLURM_STEP_NODELIST", "JAX_DEBUG_NANS"):
+    for name in (*TRIO, "SLURM_JOB_ID", "SLURM_STEP_NODELIST", "JAX_DEBUG_NANS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
 
@@ -33,15 +33,14 @@ def test_a_sound_environment_exits_0(tmp_path, capsys):
     [("host:1", "2"), ("host:1", "2", "2"), ("host:1", "two", "0"), ("host", "2", "0")],
 )
 def test_a_wrong_trio_fails(tmp_path, monkeypatch, capsys, values):
-    for name, value in zip(doctor_module.TRIO, values, strict=False):
+    for name, value in zip(TRIO, values, strict=False):
         monkeypatch.setenv(name, value)
     assert doctor(["--run-dir", str(tmp_path)]) == 2
     assert "to do" in capsys.readouterr().out.partition("fail")[2]
 
 
 def test_a_right_trio_is_shown(tmp_path, monkeypatch, capsys):
-    assert doctor_module.TRIO == TRIO  # written twice, so that the doctor needs no JAX
-    for name, value in zip(doctor_module.TRIO, ("host:1234", "2", "1"), strict=True):
+    for name, value in zip(TRIO, ("host:1234", "2", "1"), strict=True):
         monkeypatch.setenv(name, value)
     assert doctor(["--run-dir", str(tmp_path)]) == 0
     assert "JAX_PROCESS_ID=1" in capsys.readouterr().out
@@ -61,6 +60,18 @@ def test_a_run_dir_below_a_file_fails(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert doctor(["--run-dir", str(tmp_path / "file" / "run")]) == 2
     assert "cannot write" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("where", ["", "demo"])  # a run, or the folder of them all
+def test_damaged_checkpoints_are_counted(tmp_path, capsys, where):
+    for number in range(2):
+        state = tmp_path / where / "checkpoints" / f"00000014.damaged-{number}" / "state"
+        state.mkdir(parents=True)
+        (state / "d").write_bytes(b"0" * 60_000_000)
+    assert doctor(["--run-dir", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "warn  2 damaged checkpoints were set aside there, 0.1 GB\n      to do: delete" in out
+    assert f"{tmp_path / where / 'checkpoints'}/*.damaged-*" in out
 
 
 def test_a_costly_setting_and_a_job_without_srun_warn(tmp_path, monkeypatch, capsys):

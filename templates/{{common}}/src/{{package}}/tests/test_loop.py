@@ -3,19 +3,24 @@
 import dataclasses
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from .. import loop
+from ..checkpoint import Checkpoints
 from ..contract import Workload
 from ..errors import Exit, UserError
-from ..loop import abstract_state, run
+from ..loop import abstract_state
 from ..run_config import MeshConfig, RunConfig
 from ..sharding import make_mesh
-from ..sink import read_outputs
+from ..sink import Sink, read_outputs
 from ..telemetry import read
 from .workloads import CHAINS, SamplerConfig, sampler
 
@@ -33,7 +38,7 @@ def config_of(
 
 def go(config: SamplerConfig, **change: object) -> Exit:
     workload = dataclasses.replace(sampler(config), **change)
-    return run(workload, config, make_mesh(config.mesh))
+    return loop.run(workload, config, make_mesh(config.mesh))
 
 
 def draws(folder: Path) -> np.ndarray:
@@ -70,6 +75,75 @@ def test_run_leaves_every_promised_file(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").exists()
     assert list((tmp_path / "plots").glob("*.png"))
     assert json.loads((tmp_path / "config.json").read_text())["identity"]["scale"] == 0.8
+
+
+def test_what_was_stopped_after_its_last_save_is_finished_by_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def killed(state: object) -> dict[str, object]:
+        raise KeyboardInterrupt
+
+    def finished(steps: int) -> None:
+        assert go(config_of(tmp_path, steps), finish=lambda state: {"score": 2.0}) == Exit.DONE
+        summary = json.loads((tmp_path / "summary.json").read_text())
+        assert (summary["steps"], summary["score"]) == (steps, 2.0)
+        assert summary["step_ms"] > 0
+        assert summary["log_density"] == read(tmp_path / "metrics.jsonl")[-1]["log_density"]
+        assert (tmp_path / "report.html").exists()
+        (tmp_path / "report.html").unlink()
+
+    with pytest.raises(KeyboardInterrupt):
+        go(config_of(tmp_path, 5), finish=killed)
+    assert not (tmp_path / "summary.json").exists()
+    finished(5)
+    # The summary that stands there now is no longer that of the run.
+    monkeypatch.setattr(
+        loop.StopRequest, "decide", lambda _, step: Exit.PREEMPTED if step == 9 else None
+    )
+    with caplog.at_level(logging.WARNING):
+        assert go(config_of(tmp_path, 9)) == Exit.PREEMPTED
+    assert "saved at step 9; the same command writes the report" in caplog.text
+    finished(9)
+    assert go(config_of(tmp_path, 9), finish=killed) == Exit.DONE  # there is nothing left to do
+
+
+def test_hang_watch_knows_of_evaluations_and_ends_with_the_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def noted(what: str, act: Callable[..., Any] = lambda *_: {}) -> Callable[..., Any]:
+        return lambda *args: (seen.append(what), act(*args))[1]
+
+    watch = SimpleNamespace(beat=noted("beat"), close=noted("close"))
+    monkeypatch.setattr(loop, "Watch", lambda timeout_s: watch)
+    monkeypatch.setattr(Checkpoints, "wait", noted("wait", Checkpoints.wait))
+    go(
+        config_of(tmp_path, 4, save_every_steps=0, eval_every_steps=2),
+        evaluate=noted("evaluate"),
+        finish=noted("finish"),
+    )
+    expected = "beat beat evaluate beat beat beat evaluate beat wait close wait finish wait"
+    assert " ".join(seen) == expected
+
+
+def test_logged_loss_is_the_mean_of_the_steps_and_a_resume_changes_no_bit(tmp_path: Path) -> None:
+    def step(state: dict[str, jax.Array], batch: object) -> tuple:
+        loss = jnp.where(state["step"] == 5, jnp.nan, jnp.sin(state["step"].astype(jnp.float32)))
+        return state | {"step": state["step"] + 1}, {"loss": loss}, {}
+
+    for name, parts in (("whole", (18,)), ("parts", (6, 7, 18))):
+        for steps in parts:
+            go(config_of(tmp_path / name, steps, log_every_steps=4), step=step)
+    whole, parts = (
+        {r["step"]: r["loss"] for r in read(tmp_path / name / "metrics.jsonl")}
+        for name in ("whole", "parts")
+    )
+    assert list(whole) == [4, 8, 12, 16, 18]
+    assert parts == whole | {step: parts[step] for step in (6, 7)}
+    assert whole[4] == pytest.approx(np.sin([0, 1, 2, 3]).mean())
+    assert whole[8] == pytest.approx(np.sin([4, 6, 7]).mean())  # the skipped one does not count
+    assert whole[18] == pytest.approx(np.sin([16, 17]).mean())
 
 
 def test_compiles_exactly_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -118,7 +192,7 @@ def poisoned(workload: Workload, bad: range) -> Change:
         new, metrics, outputs = workload.step(state, batch)
         poison = jnp.where((state["step"] >= bad.start) & (state["step"] < bad.stop), jnp.nan, 0.0)
         metrics = {"log_density": metrics["log_density"] + poison}
-        return new | {"at": new["at"] + poison}, metrics, outputs
+        return new | {"at": new["at"] + poison}, metrics, {"draws": outputs["draws"] + poison}
 
     return {"step": step}
 
@@ -131,6 +205,14 @@ def test_non_finite_step_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert [r["skipped"] for r in records] == [0, 0, 0, 0, 1, 2, 2, 2, 2, 2, 2, 2]
     assert [r["log_density"] is None for r in records] == [4 <= i < 6 for i in range(12)]
     assert "step 5 was not finite" in caplog.text
+    assert len(draws(tmp_path)) == 10
+    assert np.isfinite(draws(tmp_path)).all()
+
+
+def test_outputs_wait_for_their_save_in_the_hosts_memory(tmp_path: Path) -> None:
+    sink = Sink(tmp_path)
+    sink.add({"draws": jnp.ones(3)})
+    assert type(sink._steps[0]["draws"]) is np.ndarray
 
 
 def test_too_many_non_finite_steps_stop_the_run(tmp_path: Path) -> None:

@@ -134,6 +134,11 @@ def test_few_points_still_make_a_figure(records):
     assert list(figures(records)) == ["x"]
 
 
+def test_steps_skipped_are_drawn_where_there_are_any():
+    assert not figures([{"step": step, "skipped": 0.0} for step in range(9)])
+    assert list(figures([{"step": step, "skipped": step // 5} for step in range(9)])) == ["skipped"]
+
+
 def test_smoothing_keeps_lines_and_ignores_what_is_not_finite():
     line = np.linspace(3.0, -2.0, 301)
     assert smooth(line)[20:-20] == pytest.approx(line[20:-20])

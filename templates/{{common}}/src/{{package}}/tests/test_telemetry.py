@@ -49,7 +49,7 @@ def test_values_come_back_exactly_and_step_is_first(tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf"), np.float32("inf"), jnp.nan])
-def test_non_finite_becomes_null_in_the_file_and_for_the_leaves(tmp_path, value):
+def test_non_finite_becomes_null_in_the_file_and_for_the_listeners(tmp_path, value):
     path, seen = tmp_path / "metrics.jsonl", []
     MetricsLog(path, [seen.append]).write({"step": 1, "loss": value})
     assert path.read_text() == '{"step": 1, "loss": null}\n'
@@ -89,7 +89,7 @@ def test_cut_of_no_file_makes_none(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
-def test_full_disk_warns_once_and_feeds_the_leaves(tmp_path, caplog):
+def test_full_disk_warns_once_and_feeds_the_listeners(tmp_path, caplog):
     seen = []
     log = MetricsLog(Path("/dev/full"), [seen.append])
     for step in range(3):
@@ -99,7 +99,7 @@ def test_full_disk_warns_once_and_feeds_the_leaves(tmp_path, caplog):
     assert "No space left" in caplog.text
 
 
-def test_a_leaf_that_raises_is_dropped_with_one_warning(tmp_path, caplog):
+def test_a_listener_that_raises_is_dropped_with_one_warning(tmp_path, caplog):
     calls, seen = [], []
 
     def broken(record):

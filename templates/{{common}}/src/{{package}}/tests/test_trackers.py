@@ -26,9 +26,9 @@ def events(folder):
 
 def test_tensorboard_keeps_scalars_and_hides_what_a_resume_repeats(tmp_path):
     for step in (0, 20):  # two attempts within one second
-        (leaf,) = make_trackers(["tensorboard"], tmp_path, {}, step)
-        leaf({"step": step + 10, "loss": 0.5, "bad": None, "note": "text"})
-        leaf.close()
+        (tracker,) = make_trackers(["tensorboard"], tmp_path, {}, step)
+        tracker({"step": step + 10, "loss": 0.5, "bad": None, "note": "text"})
+        tracker.close()
     found = events(tmp_path / "tensorboard")
     scalars = [(e.step, v.tag, v.simple_value) for e in found for v in e.summary.value]
     assert scalars == [(10, "loss", 0.5), (30, "loss", 0.5)]
@@ -59,9 +59,9 @@ def test_wandb_goes_on_in_its_run(tmp_path, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
     for step in (5, 6):
-        (leaf,) = make_trackers(["wandb"], tmp_path, {"model.width": 8})
-        leaf({"step": step, "loss": 1.0})
-        leaf.close()
+        (tracker,) = make_trackers(["wandb"], tmp_path, {"model.width": 8})
+        tracker({"step": step, "loss": 1.0})
+        tracker.close()
     assert asked == [None, "new"]
     assert logged == [(5, {"loss": 1.0}), (6, {"loss": 1.0})]
 

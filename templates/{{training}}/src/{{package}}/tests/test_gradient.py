@@ -29,6 +29,15 @@ def test_accumulation_equals_one_large_batch(parts: int) -> None:
     assert set(means) == {"loss"}
 
 
+def test_accumulation_compiles_the_model_once() -> None:
+    def program(parts: int) -> str:
+        rows = jnp.ones((parts, 8 // parts, 3))
+        return jax.jit(mean_gradient, static_argnums=0).lower(loss_fn, jnp.ones(2), rows).as_text()
+
+    assert program(4).count("dot_general") == program(1).count("dot_general") > 0
+    assert ("while" in program(4), "while" in program(1)) == (True, False)
+
+
 def test_nothing_that_counts_is_no_gradient() -> None:
     _, gradient = mean_gradient(loss_fn, jnp.ones(2), jnp.zeros((2, 3, 3)))
     assert not jax.tree.reduce(jnp.logical_or, jax.tree.map(jnp.any, gradient))
