@@ -83,7 +83,11 @@ def _follow_failures() -> None:
 
     thread = threading.Thread(target=follow, name="failures", daemon=True)
     thread.start()
-    atexit.register(lambda: (stop.set(), thread.join()))  # before JAX leaves the job
+
+    @atexit.register  # after JAX's own, hence called before it leaves the job
+    def end() -> None:
+        stop.set()
+        thread.join()
 
 
 def _follow_failure() -> None:
