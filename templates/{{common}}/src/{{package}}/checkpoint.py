@@ -118,13 +118,13 @@ class Checkpoints:
         self.last_saved = manifest["step"]
         return load(path, abstract), manifest
 
-    def newest(self, *, mend: bool = True) -> tuple[Path, dict[str, Any]] | None:
+    def newest(self, *, repair: bool = True) -> tuple[Path, dict[str, Any]] | None:
         """Folder and manifest of the newest sound checkpoint, if there is one.
 
-        `mend` renames damaged ones aside and clears what a kill left half-done; one who only reads
+        `repair` renames damaged ones aside and clears what a kill left half-done; a mere reader
         must not, since a run may be saving there.
         """
-        for step in self._agreed_steps(mend):
+        for step in self._agreed_steps(repair):
             path, complaint = self._path(step), self._complaint(step)
             if all_agree(complaint is None):
                 manifest = json.loads((path / "manifest.json").read_text())
@@ -136,16 +136,16 @@ class Checkpoints:
                     )
                 return path, manifest
             complaint = complaint or "another process found it damaged"
-            if mend:
+            if repair:
                 self._set_aside(path, complaint)
             else:
                 log.warning("checkpoint %s is damaged (%s): passed over", path.name, complaint)
         return None
 
-    def _agreed_steps(self, mend: bool) -> list[int]:
+    def _agreed_steps(self, repair: bool) -> list[int]:
         """Committed steps, newest first, as process 0 sees them."""
         steps = self._steps()
-        if mend and jax.process_index() == 0:
+        if repair and jax.process_index() == 0:
             for step in steps:
                 if not self._committed(step):
                     shutil.rmtree(self._path(step), ignore_errors=True)

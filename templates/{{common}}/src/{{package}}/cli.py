@@ -50,7 +50,7 @@ def run(argv: list[str]) -> tuple[int, str]:
         if error.errno not in DISK_ERRORS:
             traceback.print_exc()
             return Exit.BUG, repr(error)
-        shown = UserError(got=error, expected="room and the right to write", do="mend that path")
+        shown = UserError(got=error, expected="room and the right to write", do="correct that path")
     except Exception as error:
         traceback.print_exc()
         return Exit.BUG, repr(error)

@@ -1,4 +1,4 @@
-"""How a run ends: the exit codes and the one error that is the user's to mend. Handles nothing."""
+"""How a run ends: the exit codes and the one error that a user can repair. Handles nothing."""
 
 import enum
 

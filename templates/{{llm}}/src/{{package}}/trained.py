@@ -1,4 +1,4 @@
-"""Opens what a run has learned, for the commands that only read it. Trains and mends nothing."""
+"""Opens what a run has learned, for the commands that only read it. Trains and repairs nothing."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,7 +31,7 @@ class Trained:
 
 def open_run(run_dir: str) -> Trained:
     """Parameters, verified as a restore would, and the configuration they were made with."""
-    found = Checkpoints(Path(run_dir) / "checkpoints", keep=0).newest(mend=False)
+    found = Checkpoints(Path(run_dir) / "checkpoints", keep=0).newest(repair=False)
     if found is None:
         raise UserError(
             got=f"{run_dir}, without a checkpoint",
