@@ -33,7 +33,7 @@ class Child:
         self.process = CONTEXT.Process(target=_enter, args=(target, args, log, devices, env))
         self.process.start()
 
-    def wait_for(self, condition: Callable[[], bool], timeout_s: float = 120) -> None:
+    def wait_for(self, condition: Callable[[], bool], timeout_s: float = 240) -> None:
         """Until the condition holds; the child has to live so long."""
         end = time.monotonic() + timeout_s
         while not condition():
@@ -41,7 +41,7 @@ class Child:
             assert time.monotonic() < end, self.log.read_text()
             time.sleep(0.002)
 
-    def code(self, timeout_s: float = 120) -> int | None:
+    def code(self, timeout_s: float = 240) -> int | None:
         """Its exit code; None and killed if it does not end."""
         self.process.join(timeout_s)
         code = self.process.exitcode

@@ -13,7 +13,7 @@ from flax import nnx
 from tokenizers import Tokenizer
 
 from ..attention import attend
-from ..config import Config, DataConfig, ModelConfig
+from ..config import Config, DataConfig, ModelConfig, validate
 from ..errors import UserError
 from ..export import hub_config, hub_tensors, write_safetensors, write_tokenizer
 from ..step import Learner, init_state, make_learner
@@ -27,7 +27,7 @@ LLAMA = replace(
 
 def make(model: ModelConfig) -> tuple[Learner, Any]:
     """Random weights whose norms are not ones, so that each gain has to arrive."""
-    learner = make_learner(Config(model=model, data=DataConfig(seq_len=24)), 300, 0)
+    learner = make_learner(validate(Config(model=model, data=DataConfig(seq_len=24))), 300, 0)
     params = init_state(learner, jax.random.key(0))["params"]
 
     def noisy(x: jax.Array) -> jax.Array:
