@@ -19,6 +19,8 @@ TINY = (
     "--model.head-dim 8 --model.mlp-width 16 --model.scan-unroll 1 --optim.horizon-steps 200 "
     "--data.heldout-fraction 0.2 --log-every-steps 1 --eval-every-steps 0 --trackers tensorboard "
 )
+# Sums in another order; Adam's first steps take the sign of the smallest gradients.
+CLOSE = 1e-3
 
 
 def command_line(tmp_path: Path, name: str, options: str) -> list[str]:
@@ -72,7 +74,7 @@ def test_eight_four_one_devices(tmp_path: Path) -> None:
         child = start(tmp_path, "moved", f"--steps {steps} {mesh}", devices)
         assert child.code() == Exit.DONE, child.log.read_text()
     assert start(tmp_path, "stayed", "--steps 24").code() == Exit.DONE
-    assert losses(tmp_path / "moved") == pytest.approx(losses(tmp_path / "stayed"), rel=2e-4)
+    assert losses(tmp_path / "moved") == pytest.approx(losses(tmp_path / "stayed"), rel=CLOSE)
 
 
 def test_two_processes_train_and_score_as_one(tmp_path: Path) -> None:
@@ -82,11 +84,10 @@ def test_two_processes_train_and_score_as_one(tmp_path: Path) -> None:
     codes = [child.code() for child in pair]
     assert codes == [Exit.DONE] * 2, "\n".join(child.log.read_text() for child in pair)
     assert start(tmp_path, "one", "--steps 12 --eval-every-steps 6").code() == Exit.DONE
-    # Sums in another order, and Adam's first steps take the sign of the smallest gradients.
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=CLOSE)
     two, one = (json.loads((tmp_path / n / "summary.json").read_text()) for n in ("two", "one"))
     for name in ("heldout_loss", "heldout_bits_per_byte"):
-        assert two[name] == pytest.approx(one[name], rel=1e-3)
+        assert two[name] == pytest.approx(one[name], rel=CLOSE)
 
 
 def test_a_mistake_that_only_the_first_process_sees_ends_both(tmp_path: Path) -> None:
