@@ -134,7 +134,7 @@ def demo() -> Config:
     return Config(
         run=RunConfig(
             run_dir="runs/demo",
-            steps=1700,
+            steps=1500,
             log_every_steps=20,
             eval_every_steps=400,
             save_every_steps=400,
