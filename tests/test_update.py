@@ -11,7 +11,7 @@ import copier
 import pytest
 import yaml
 from growing import commit_all, git, grow, releases, template_repository, tree
-from updating import NEWER, PINNED, adopt, edit, release_next, run_once, update
+from updating import NEWER, PINNED, adopt, answer_anew, edit, release_next, run_once, update
 
 MINE = "\n# my note, far from any change of the template\n"
 MARKER = r"# --- .*below this line\.? ---"
@@ -130,14 +130,7 @@ def test_every_past_release_updates_to_this_tree(
 
 def test_answers_can_change_in_an_update(repository: Path, tmp_path: Path) -> None:
     project = adopt(grow(repository, tmp_path / "p", vcs_ref=PINNED))
-    copier.run_update(
-        str(project),
-        vcs_ref=copier.VcsRef.CURRENT,
-        data={"ci": "gitlab"},
-        defaults=True,
-        overwrite=True,
-        quiet=True,
-    )
+    answer_anew(project, ci="gitlab")
     assert (project / ".gitlab-ci.yml").is_file()
     assert not (project / ".github").exists()
     commit_all(project, "To GitLab")
@@ -158,14 +151,7 @@ def test_a_package_is_renamed_as_the_docs_say(
     if moved:
         git(project, "mv", "src/acorn", "src/oak")
         commit_all(project, "Rename the package")
-    copier.run_update(
-        str(project),
-        vcs_ref=copier.VcsRef.CURRENT,
-        data={"package": "oak"},
-        defaults=True,
-        overwrite=True,
-        quiet=True,
-    )
+    answer_anew(project, package="oak")
     if not moved:  # why the docs ask for the move
         assert (project / "src" / "acorn" / "mine.py").is_file()
         assert MINE not in (project / "src" / "oak" / "errors.py").read_text("utf-8")

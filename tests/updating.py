@@ -55,6 +55,19 @@ def update(project: Path, to: str) -> None:
     ]
 
 
+def answer_anew(project: Path, **answers: str) -> None:
+    """Other answers on the same version, as docs/index.md says; may leave conflicts."""
+    copier.run_update(
+        str(project),
+        vcs_ref=copier.VcsRef.CURRENT,
+        data=answers,
+        defaults=True,
+        overwrite=True,
+        quiet=True,
+        unsafe=False,
+    )
+
+
 def release_next(template: Path) -> None:
     """A newer template: other bounds beside the marker, a changed, a new and a longer file."""
     common = template / "templates" / "{{common}}"

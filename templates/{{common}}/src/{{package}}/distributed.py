@@ -28,6 +28,7 @@ from .run_config import TRIO
 POLL_S = 0.5
 PATIENCE_MS = 24 * 3600 * 1000  # of a barrier: one process may tokenize for hours before it
 ECHO_S = 2.0  # a launcher such as `uv run` passes on a signal that the terminal sent us too
+_barriers = itertools.count()  # all processes meet in the same order
 
 
 def start_processes() -> None:
@@ -112,11 +113,8 @@ class Watch:
     """A thread that ends this process when no step ends any more."""
 
     def __init__(self, hang_timeout_s: float) -> None:
-        self._timeout_s, self._beat, self._stop = (
-            hang_timeout_s,
-            time.monotonic(),
-            threading.Event(),
-        )
+        self._timeout_s, self._beat = hang_timeout_s, time.monotonic()
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
 
@@ -192,9 +190,6 @@ def barrier(name: str) -> None:
     """Wait for all processes, for as long as it takes: no collective, which would time out."""
     if jax.process_count() > 1:
         _job().client.wait_at_barrier(f"{name} {next(_barriers)}", PATIENCE_MS)
-
-
-_barriers = itertools.count()  # all processes meet in the same order
 
 
 def _job() -> Any:

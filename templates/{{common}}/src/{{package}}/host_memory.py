@@ -1,8 +1,8 @@
 """Keep the host's memory between steps where the CPU is the device.
 
 XLA asks malloc for a program's buffers at every call. glibc serves large ones with fresh mmap and
-gives them back afterwards, so each step pays the kernel for zeroed pages again: a third of the time
-of preset `demo` (mallopt(3); docs of the template: benchmarks). A process then stays as large as
+gives them back afterwards, so each step pays the kernel for zeroed pages again: up to a third
+of its time (mallopt(3); docs of the template: decisions). A process then stays as large as
 its largest step, which is what a training job is given anyway.
 """
 

@@ -74,7 +74,7 @@ def evaluate(*, run_dir: str = "runs/demo") -> int:
     folder = run.learner.config.data.prepared_dir
     text, heldout = read_manifest(folder), open_split(folder, "heldout")
     with jax.set_mesh(run.mesh):
-        found = bits_per_byte(run.learner, run.params, heldout, run.mesh, lossless=text.lossless)
+        found = bits_per_byte(run.learner, run.params, heldout, run.mesh)
     origin = {"corpus_sha256": text.corpus_sha256, "corpus_python": text.python}
     print(format_summary({"step": run.step} | found | origin))
     return Exit.DONE

@@ -53,7 +53,7 @@ class DataConfig:
     heldout_fraction: float = 0.06  # of the documents' groups, by hash
     seq_len: int = identity(256)  # tokens a row
     batch_size: int = identity(32)  # rows a step, over all devices
-    packing: Literal["auto", "segments", "documents"] = "auto"  # see data.py
+    packing: Literal["auto", "segments", "documents"] = "auto"  # by the kernel
     eval_rows: int = 256  # held-out rows of an evaluation during training
 
 
@@ -70,12 +70,8 @@ class Config:
 
 MAY_BE_ZERO = {
     *("run.seed", "run.eval_every_steps", "run.save_every_steps", "run.profile_at_step"),
-    "run.keep_checkpoints",
-    *(
-        "optim.warmup_steps",
-        "optim.horizon_steps",
-        "mesh.data",
-    ),  # optim.py and sharding.py judge these
+    *("run.keep_checkpoints", "optim.horizon_steps"),
+    *("optim.warmup_steps", "mesh.data"),  # optim.py and sharding.py judge these
 }
 
 

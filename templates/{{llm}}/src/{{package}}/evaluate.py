@@ -38,9 +38,7 @@ def make_evaluate(
     return evaluate
 
 
-def bits_per_byte(
-    learner: Learner, params: Any, split: Split, mesh: Mesh, *, lossless: bool = True
-) -> dict[str, float]:
+def bits_per_byte(learner: Learner, params: Any, split: Split, mesh: Mesh) -> dict[str, float]:
     """Every byte of the held-out documents, each token with at least half a row of context.
 
     Left out where the tokens do not say every byte: the figure would flatter. Beside it: gzip -9
@@ -53,22 +51,17 @@ def bits_per_byte(
     nats, _ = make_score(learner, split, mesh)(params, windows[: ends[documents - 1]])
     texts = list(itertools.islice(split.texts(), documents))
     size_bytes = sum(map(len, texts))
-    said = {"heldout_bits_per_byte": nats / math.log(2) / size_bytes} if lossless else {}
-    return (
-        said
-        | {
-            "heldout_documents": documents,
-            "heldout_bytes": size_bytes,
-        }
-        | {
-            f"heldout_{name}_bits_per_byte": 8 * sum(len(compress(t)) for t in parts) / size_bytes
-            for how, parts in (("per_file", texts), ("joined", [b"".join(texts)]))
-            for name, compress in (
-                (f"gzip_{how}", functools.partial(gzip.compress, compresslevel=9)),
-                (f"xz_{how}", functools.partial(lzma.compress, preset=9)),
-            )
-        }
-    )
+    figures = {"heldout_documents": documents, "heldout_bytes": size_bytes}
+    if split.lossless:
+        figures["heldout_bits_per_byte"] = nats / math.log(2) / size_bytes
+    return figures | {
+        f"heldout_{name}_bits_per_byte": 8 * sum(len(compress(t)) for t in parts) / size_bytes
+        for how, parts in (("per_file", texts), ("joined", [b"".join(texts)]))
+        for name, compress in (
+            (f"gzip_{how}", functools.partial(gzip.compress, compresslevel=9)),
+            (f"xz_{how}", functools.partial(lzma.compress, preset=9)),
+        )
+    }
 
 
 def make_score(

@@ -79,7 +79,7 @@ def describe(manifest: Manifest) -> str:
     for problem, (count, names) in manifest.unusable.items():
         more = ", ..." if count > len(names) else ""
         lines.append(f"left out, {problem}: {count:,} ({', '.join(names)}{more})")
-    if not manifest.lossless:
+    if not all(shard.lossless for shard in manifest.shards):
         lines.append("the tokens do not give the held-out texts back: there are no bits per byte")
     return "\n".join([*lines, f"corpus {manifest.corpus_sha256[:16]}, Python {manifest.python}"])
 

@@ -55,11 +55,6 @@ class Manifest:
     shards: tuple[Shard, ...] = ()
     format: int = FORMAT
 
-    @property
-    def lossless(self) -> bool:
-        """Whether the tokens say every byte, so that there are bits per byte."""
-        return all(shard.lossless for shard in self.shards)
-
     def total(self, what: Literal["tokens", "documents", "text_bytes"], split: SplitName) -> int:
         """Sum over a split."""
         return sum(getattr(shard, what) for shard in self.shards if shard.split == split)
@@ -75,6 +70,11 @@ class Split:
     document_starts: Int[np.ndarray, " documents_end"]
     text_bytes: int
     bos_id: int
+
+    @property
+    def lossless(self) -> bool:
+        """Whether the tokens say every byte, so that there are bits per byte."""
+        return all(shard.lossless for shard in self.shards)
 
     def read(self, start: int, stop: int, length: int) -> Int[np.ndarray, " {length}"]:
         """Tokens [start, stop) as int32, padded with -1. Safe from any thread."""

@@ -42,7 +42,7 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
     def finish(state: State) -> dict[str, Any]:
         return {
             "parameters": sum(x.size for x in jax.tree.leaves(state["params"])),
-            **bits_per_byte(learner, state["params"], heldout, mesh, lossless=manifest.lossless),
+            **bits_per_byte(learner, state["params"], heldout, mesh),
             "corpus_sha256": manifest.corpus_sha256,
             "corpus_python": manifest.python,
             "epochs": epochs,

@@ -86,6 +86,7 @@ def test_two_processes_train_and_score_as_one(tmp_path: Path) -> None:
     assert start(tmp_path, "one", "--steps 12 --eval-every-steps 6").code() == Exit.DONE
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=CLOSE)
     two, one = (json.loads((tmp_path / n / "summary.json").read_text()) for n in ("two", "one"))
+    assert one["epochs"] == pytest.approx(12 * 8 * 32 / one["train_tokens"], rel=0.01)
     for name in ("heldout_loss", "heldout_bits_per_byte"):
         assert two[name] == pytest.approx(one[name], rel=CLOSE)
 

@@ -21,7 +21,7 @@ from ..guards import CompileCount
 from ..run_config import MeshConfig, from_dict, to_dict
 from ..sample import choose, empty_cache, generate, read
 from ..sharding import make_mesh
-from ..shards import Manifest
+from ..shards import Split
 from ..step import Learner, init_state, make_learner
 from ..trained import open_run
 from ..workload import make_workload
@@ -153,7 +153,7 @@ def test_evaluate_prints_the_bits_per_byte_of_the_summary(
     printed = capsys.readouterr().out
     assert f"{summary['heldout_bits_per_byte']:.4g}" in printed
     assert summary["corpus_sha256"] in printed
-    monkeypatch.setattr(Manifest, "lossless", False)
+    monkeypatch.setattr(Split, "lossless", False)
     assert commands.evaluate(run_dir=run_config.run.run_dir) == 0
     assert "held-out bits per byte" not in capsys.readouterr().out
 

@@ -36,7 +36,7 @@ SHARDINGS = {
 
 @functools.cache
 def score() -> Callable[[np.ndarray], list[np.ndarray]]:
-    """Tokens (4, 33) -> losses, which count, log-normaliser."""
+    """Tokens (4, 33) -> losses, which count, logsumexp."""
     fn = jax.jit(functools.partial(token_losses, tiny.learner()))
     return lambda tokens: [np.asarray(x) for x in fn(tiny.parameters(), tokens)]
 
@@ -90,6 +90,14 @@ def test_overfits_one_batch() -> None:
     # Randomness is fold_in(key, step): a step that moved the base key would not resume alike.
     start = tiny.compiled()[1]["key"]
     np.testing.assert_array_equal(jax.random.key_data(state["key"]), jax.random.key_data(start))
+
+
+def test_the_rate_told_after_skipped_steps_is_the_rate_applied() -> None:
+    _, state, step, _ = tiny.compiled()
+    late = jax.device_put(np.int32(5), state["step"].sharding)  # five steps, none of them counted
+    _, metrics = step(state | {"step": late}, BATCHES[0])
+    warmup = 1 / (CONFIG.optim.warmup_steps + 1)
+    assert metrics["learning_rate"] == pytest.approx(CONFIG.optim.learning_rate * warmup)
 
 
 def test_flops_per_token() -> None:
