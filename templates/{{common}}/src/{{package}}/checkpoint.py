@@ -27,7 +27,7 @@ from orbax.checkpoint import v1 as ocp
 from .contract import State
 from .distributed import all_agree, barrier
 from .errors import UserError
-from .run_config import RETIRED
+from .run_config import RETIRED, option
 
 log = logging.getLogger(__name__)
 FORMAT = 1  # of such a folder; a newer one is refused
@@ -113,7 +113,7 @@ class Checkpoints:
         if (found := self.newest()) is None:
             return None
         path, manifest = found
-        _check_identity(path, defaults | manifest["identity"], must_match)
+        _check_identity(path, manifest["identity"], must_match, defaults)
         _check_tree(path, manifest["tree"], describe_tree(abstract))
         self.last_saved = manifest["step"]
         return load(path, abstract), manifest
@@ -211,16 +211,19 @@ def describe_tree(tree: Any) -> dict[str, str]:
     return {jax.tree_util.keystr(p): f"{x.dtype}{list(x.shape)}" for p, x in leaves}
 
 
-def _check_identity(path: Path, saved: dict[str, Any], must_match: dict[str, Any]) -> None:
-    ours = RETIRED | must_match
+def _check_identity(
+    path: Path, saved: dict[str, Any], must_match: dict[str, Any], defaults: dict[str, Any]
+) -> None:
+    ours, saved = RETIRED | must_match, defaults | saved
     # What only the code knows has nothing to be compared with. What only the checkpoint knows did
     # something that the code has lost, unless RETIRED says that it still does just that.
     names = [n for n in saved if n not in ours or saved[n] != ours[n]]
     if names:
+        settings = " ".join(option(n, saved[n]) for n in names if n in defaults)
         raise UserError(
             got=", ".join(f"{n}={ours.get(n, 'gone (run_config.py: RETIRED)')}" for n in names),
             expected=", ".join(f"{n}={saved[n]}" for n in names) + f", as in {path}",
-            do="run with those values, or start another run with --run-dir",
+            do=f"run with {settings or 'what it began with'}, or start another run with --run-dir",
         )
 
 

@@ -22,8 +22,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from .errors import Exit, UserError
-from .run_config import TRIO
+from .errors import Exit
+from .run_config import trio
 
 POLL_S = 0.5
 PATIENCE_MS = 24 * 3600 * 1000  # of a barrier: one process may tokenize for hours before it
@@ -37,18 +37,10 @@ def start_processes() -> None:
     JAX reads no process count from its own variables, so the trio (which Kubeflow Trainer sets too)
     comes first; Slurm and TPU slices are found by JAX itself.
     """
-    given = [name for name in TRIO if name in os.environ]
     options: dict[str, Any] = {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 60}
-    if given:
-        if len(given) < len(TRIO):
-            raise UserError(
-                got=f"{', '.join(given)} in the environment",
-                expected=f"all of {', '.join(TRIO)}, or none",
-                do="set the missing ones in every process, or unset them",
-            )
-        address, count, index = (os.environ[name] for name in TRIO)
-        if int(count) > 1:
-            jax.distributed.initialize(address, int(count), int(index), **options)
+    if (given := trio()) is not None:
+        if given[1] > 1:
+            jax.distributed.initialize(*given, **options)
     elif int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 or _tpu_hosts() > 1:
         jax.distributed.initialize(**options)
     if _job().client is not None:

@@ -9,10 +9,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import Exit
+from .errors import Exit, UserError
 from .hardware import peaks
 from .provenance import requirements, versions
-from .run_config import TRIO
+from .run_config import TRIO, trio
 
 type Check = tuple[str, str, str]
 """ok, warn or fail; what was found; what to do about it."""
@@ -67,17 +67,13 @@ def _devices() -> Iterator[Check]:
 
 
 def _processes() -> Iterator[Check]:
-    trio = {name: os.environ[name] for name in TRIO if name in os.environ}
-    words = " ".join(f"{k}={v}" for k, v in trio.items())
-    address, count, process = (trio.get(name, "") for name in TRIO)
-    if trio and len(trio) < len(TRIO):
-        yield "fail", words, f"set all of {' '.join(TRIO)}, or none"
-    elif trio and not re.fullmatch(r".+:\d+", address):
-        yield "fail", words, "JAX_COORDINATOR_ADDRESS is host:port of process 0"
-    elif trio and not (count.isdigit() and process.isdigit() and int(process) < int(count)):
-        yield "fail", words, "JAX_PROCESS_ID counts from 0 to JAX_NUM_PROCESSES - 1"
-    elif trio:
-        yield "ok", words, ""
+    try:
+        given = trio()
+    except UserError as error:
+        yield "fail", str(error).replace("\n", "\n      "), ""
+        return
+    if given is not None:
+        yield "ok", " ".join(f"{name}={v}" for name, v in zip(TRIO, given, strict=True)), ""
     elif "SLURM_STEP_NODELIST" in os.environ:
         yield "ok", f"Slurm step of {os.environ.get('SLURM_NTASKS', '1')} tasks", ""
     elif "SLURM_JOB_ID" in os.environ:

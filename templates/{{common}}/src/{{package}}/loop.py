@@ -45,9 +45,10 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     abstract, shardings = abstract_state(workload, run_config.seed, mesh)
     checkpoints = Checkpoints(run_dir / "checkpoints", run_config.keep_checkpoints)
     sink = Sink(run_dir / "outputs")
-    with clock.measure("restore"), jax.set_mesh(mesh):
-        defaults = identity_of(type(config)())
-        restored = checkpoints.restore(abstract, facts["identity"], defaults)
+    with jax.set_mesh(mesh):
+        with clock.measure("restore"):
+            defaults = identity_of(type(config)())
+            restored = checkpoints.restore(abstract, facts["identity"], defaults)
         state, manifest = restored or (initialise(workload, run_config.seed, shardings), {})
     first, cursor = int(state["step"]), manifest.get("cursor", 0)
     # A run that was stopped between its last save and its report goes through to write that.

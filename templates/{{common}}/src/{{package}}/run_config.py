@@ -4,8 +4,12 @@ Imports no JAX, so that `--help` is instant and platform flags can still be set.
 """
 
 import dataclasses
+import os
+import re
 from dataclasses import dataclass
 from typing import Any
+
+from .errors import UserError
 
 
 def identity(default: Any) -> Any:
@@ -48,6 +52,32 @@ class MeshConfig:
     data: int = -1  # replicas of the model; -1 = all devices that the other axes leave
     fsdp: int = 1  # replicas that share parameters and optimizer state
     tensor: int = 1  # splits heads, feed-forward and vocabulary
+
+
+def trio() -> tuple[str, int, int] | None:
+    """Address, process count and own index of a job of which the environment tells; or None."""
+    given = {name: os.environ[name] for name in TRIO if name in os.environ}
+    if not given:
+        return None
+    address, count, index = (given.get(name, "") for name in TRIO)
+    numbers = count.isdecimal() and index.isdecimal() and int(index) < int(count)
+    if not (numbers and re.fullmatch(r".+:\d+", address)):
+        raise UserError(
+            got=" ".join(f"{name}={value}" for name, value in given.items()),
+            expected=f"all of {', '.join(TRIO)}: host:port of process 0, how many processes, and "
+            "which of them this is, from 0 to one less",
+            do="correct them in every process, or unset all three",
+        )
+    return address, int(count), int(index)
+
+
+def option(name: str, value: Any) -> str:
+    """A setting as the command line says it: `run.steps`, 20 -> `--steps 20`."""
+    words = name.removeprefix("run.").replace("_", "-")
+    if isinstance(value, bool):
+        before, dot, last = words.rpartition(".")
+        return f"--{before}{dot}{'' if value else 'no-'}{last}"
+    return f"--{words} {value}"
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import tyro
 
 from .errors import UserError
 from .optim_config import OptimConfig
-from .run_config import MeshConfig, RunConfig, identity, to_dict
+from .run_config import MeshConfig, RunConfig, identity, option, to_dict
 
 type Packing = Literal["segments", "documents"]
 """`segments`: row i is tokens [i T, i T + T] of the stream: the model must not attend across BOS.
@@ -82,7 +82,7 @@ def validate(config: Config) -> Config:
         # A bool is an int too, and no number of anything.
         if type(value) is int and value < 1 and name not in MAY_BE_ZERO:
             raise UserError(
-                got=f"--{name.removeprefix('run.').replace('_', '-')} {value}",
+                got=option(name, value),
                 expected="at least 1",
                 do="correct it, or leave it out",
             )

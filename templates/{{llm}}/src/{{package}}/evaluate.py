@@ -51,7 +51,7 @@ def bits_per_byte(learner: Learner, params: Any, split: Split, mesh: Mesh) -> di
     nats, _ = make_score(learner, split, mesh)(params, windows[: ends[documents - 1]])
     texts = list(itertools.islice(split.texts(), documents))
     size_bytes = sum(map(len, texts))
-    figures = {"heldout_documents": documents, "heldout_bytes": size_bytes}
+    figures: dict[str, float] = {"heldout_documents": documents, "heldout_bytes": size_bytes}
     if split.lossless:
         figures["heldout_bits_per_byte"] = nats / math.log(2) / size_bytes
     return figures | {

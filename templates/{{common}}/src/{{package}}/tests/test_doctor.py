@@ -8,7 +8,9 @@ import pytest
 
 from .. import doctor as doctor_module
 from .. import provenance
+from ..distributed import start_processes
 from ..doctor import doctor
+from ..errors import UserError
 from ..run_config import TRIO
 
 
@@ -37,6 +39,8 @@ def test_a_wrong_trio_fails(tmp_path, monkeypatch, capsys, values):
         monkeypatch.setenv(name, value)
     assert doctor(["--run-dir", str(tmp_path)]) == 2
     assert "to do" in capsys.readouterr().out.partition("fail")[2]
+    with pytest.raises(UserError, match=f"{TRIO[0]}={values[0]}"):
+        start_processes()
 
 
 def test_a_right_trio_is_shown(tmp_path, monkeypatch, capsys):

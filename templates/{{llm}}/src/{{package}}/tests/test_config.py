@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from ..attention import resolve_attention
+from ..cli import parse
 from ..config import PRESETS, Config, ModelConfig, validate
 from ..errors import UserError
-from ..run_config import from_dict, identity_of, to_dict
+from ..run_config import from_dict, identity_of, option, to_dict
 from ..step import init_state, make_learner, objective, state_specs
 from .tiny import BOS, CONFIG, VOCAB
 
@@ -90,6 +91,19 @@ def test_preset_builds(name: str) -> None:
     config = validate(PRESETS[name]())
     learner = make_learner(config, config.data.vocab_size, 0)
     state_specs(learner, jax.eval_shape(partial(init_state, learner), jax.random.key(0)))
+
+
+def test_an_option_is_what_the_command_line_takes() -> None:
+    others = {
+        name: not value
+        if isinstance(value, bool)
+        else value
+        if isinstance(value, str)
+        else value + 1
+        for name, value in identity_of(Config()).items()
+    }
+    options = [word for name, value in others.items() for word in option(name, value).split()]
+    assert identity_of(parse(["train", *options]).keywords["config"]) == others
 
 
 def test_what_a_resume_must_match() -> None:
