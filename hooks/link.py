@@ -30,7 +30,7 @@ def snapshot(into: Path) -> Path:
 def destination(source: Path, package: str) -> Path:
     """Where a plain file of a layer lands, relative to the project."""
     inside_layer = source.relative_to(TEMPLATES).parts[1:]
-    return Path(*(part.replace("{{package}}", package) for part in inside_layer))
+    return Path(*(part.replace("{{source}}", f"src/{package}") for part in inside_layer))
 
 
 def link(kind: str) -> Path:

@@ -21,7 +21,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_linked_project_is_edited_in_place_and_keeps_its_environment(build: Path) -> None:
     project = link.link("llm")
-    source = link.TEMPLATES / "{{common}}" / "src" / "{{package}}" / "errors.py"
+    source = link.TEMPLATES / "{{common}}" / "{{source}}" / "errors.py"
     assert (project / "src" / "acorn_llm" / "errors.py").resolve() == source
     assert not (project / "pyproject.toml").is_symlink()
     (project / ".venv").mkdir()

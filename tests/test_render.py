@@ -140,7 +140,7 @@ def test_two_layers_that_meet_share_no_path() -> None:
 
 def test_droppings_of_tools_are_not_emitted(template: Path, tmp_path: Path) -> None:
     littered = shutil.copytree(template, tmp_path / "template")
-    package = littered / "templates" / "{{common}}" / "src" / "{{package}}"
+    package = littered / "templates" / "{{common}}" / "{{source}}"
     litter = ("__pycache__/x", "x.pyc", ".DS_Store", ".ruff_cache/x", "~x")
     for name in litter:
         (package / name).parent.mkdir(exist_ok=True)

@@ -18,7 +18,7 @@ LONG_FUNCTIONS = {("loop", "run")}  # the one place where a run reads top to bot
 FILES = [
     file for layer in sorted(TEMPLATES.iterdir()) if layer.is_dir() for file in layer_files(layer)
 ]
-MODULES = {f.stem: f for f in FILES if f.suffix == ".py" and f.parent.name == "{{package}}"}
+MODULES = {f.stem: f for f in FILES if f.suffix == ".py" and f.parent.name == "{{source}}"}
 
 
 def lines(file: Path) -> int:

@@ -81,7 +81,7 @@ def release_next(template: Path) -> None:
     edit(
         template / "hooks" / "notes.md", "## 0.1.0", "## 1000.0.0\n\nBrings a new file.\n\n## 0.1.0"
     )
-    package = common / "src" / "{{package}}"
+    package = common / "{{source}}"
     (package / "brand_new.py").write_text('"""New in this release."""\n')
     errors = package / "errors.py"
     first_line = errors.read_text("utf-8").splitlines()[0]
