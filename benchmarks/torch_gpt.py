@@ -66,9 +66,10 @@ def compare(name, size, options):
         print(f"{name}, {variant}: {built}")
         assert built["logits"] < 1e-3, "the two models are not the same function"
     clock = "process_time" if options.one_core else "perf_counter"
-    seconds = alternate(workers, rounds, steps, clock=clock)
+    alternate(workers, 2, steps)  # warm, and early enough that rounding has not yet grown
     losses = {variant: worker.ask("loss") for variant, worker in workers.items()}
-    print(f"{name}: loss after {rounds * (steps + 1)} steps: {losses}; {config['versions']}")
+    print(f"{name}: loss after {2 * (steps + 1)} steps: {losses}; {config['versions']}")
+    seconds = alternate(workers, rounds, steps, clock=clock)
     for worker in workers.values():
         worker.close()
     tokens = config["batch_size"] * config["seq_len"]
