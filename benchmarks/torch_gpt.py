@@ -3,8 +3,8 @@
     sh hooks/uv.sh run python benchmarks/torch_gpt.py [SIZE ...] [--rounds 12] [--bfloat16]
 
 Two or more long-lived processes are driven in turn; the ratio is the median over rounds. Before,
-our parameters are copied into the PyTorch model and logits and losses compared; after, the losses
-of both training runs. PyTorch comes into build/benchmarks/torch (Python 3.11, torch CPU).
+our parameters are copied into the PyTorch model and logits and losses compared, then the losses of
+eight steps of training. PyTorch comes into build/benchmarks/torch (Python 3.11, torch CPU).
 """
 
 import argparse

@@ -219,11 +219,13 @@ def _check_identity(
     # something that the code has lost, unless RETIRED says that it still does just that.
     names = [n for n in saved if n not in ours or saved[n] != ours[n]]
     if names:
-        settings = " ".join(option(n, saved[n]) for n in names if n in defaults)
+        begun_with = "the data and the code that it began with"
+        if all(n in defaults for n in names):
+            begun_with = " ".join(option(n, saved[n]) for n in names)
         raise UserError(
             got=", ".join(f"{n}={ours.get(n, 'gone (run_config.py: RETIRED)')}" for n in names),
             expected=", ".join(f"{n}={saved[n]}" for n in names) + f", as in {path}",
-            do=f"run with {settings or 'what it began with'}, or start another run with --run-dir",
+            do=f"run with {begun_with}, or start another run with --run-dir",
         )
 
 

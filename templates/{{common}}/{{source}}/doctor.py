@@ -77,11 +77,7 @@ def _processes() -> Iterator[Check]:
     elif "SLURM_STEP_NODELIST" in os.environ:
         yield "ok", f"Slurm step of {os.environ.get('SLURM_NTASKS', '1')} tasks", ""
     elif "SLURM_JOB_ID" in os.environ:
-        yield (
-            "warn",
-            "a Slurm job, but not a step of it",
-            "start with srun, or JAX sees one process",
-        )
+        yield "warn", "a Slurm job, but not a step of it: one process", "start with srun"
     elif hosts := os.environ.get("TPU_WORKER_HOSTNAMES"):
         yield "ok", f"TPU slice of {len(hosts.split(','))} hosts", ""
     else:

@@ -22,11 +22,12 @@ def keep_freed_memory() -> bool:
         return False
     libc = ctypes.CDLL(None)
     kept = all([libc.mallopt(name, value) for name, value in KEEP])
-    import jax
+    if kept:
+        import jax
 
-    # Inline, so that a step frees its buffers before the next one asks for its own. Dispatched
-    # ahead they overlap for a moment, and the heap keeps three to five sets of them.
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
+        # A program of one device then runs inside its call and frees its buffers before the next
+        # one asks for its own. Else they overlap for a moment: the heap keeps up to five sets.
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
     return kept
 
 

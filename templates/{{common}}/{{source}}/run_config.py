@@ -61,11 +61,11 @@ def trio() -> tuple[str, int, int] | None:
         return None
     address, count, index = (given.get(name, "") for name in TRIO)
     numbers = count.isdecimal() and index.isdecimal() and int(index) < int(count)
-    if not (numbers and re.fullmatch(r".+:\d+", address)):
+    if not (numbers and re.fullmatch(r"(\[.+\]|[^:/]+):\d+", address)):
         raise UserError(
             got=" ".join(f"{name}={value}" for name, value in given.items()),
-            expected=f"all of {', '.join(TRIO)}: host:port of process 0, how many processes, and "
-            "which of them this is, from 0 to one less",
+            expected=f"all of {', '.join(TRIO)}: host:port of process 0, the number of processes, "
+            "and this one's, from 0 to that number - 1",
             do="correct them in every process, or unset all three",
         )
     return address, int(count), int(index)

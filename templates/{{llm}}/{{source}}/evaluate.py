@@ -51,9 +51,10 @@ def bits_per_byte(learner: Learner, params: Any, split: Split, mesh: Mesh) -> di
     nats, _ = make_score(learner, split, mesh)(params, windows[: ends[documents - 1]])
     texts = list(itertools.islice(split.texts(), documents))
     size_bytes = sum(map(len, texts))
-    figures: dict[str, float] = {"heldout_documents": documents, "heldout_bytes": size_bytes}
+    figures: dict[str, float] = {}
     if split.lossless:
         figures["heldout_bits_per_byte"] = nats / math.log(2) / size_bytes
+    figures |= {"heldout_documents": documents, "heldout_bytes": size_bytes}
     return figures | {
         f"heldout_{name}_bits_per_byte": 8 * sum(len(compress(t)) for t in parts) / size_bytes
         for how, parts in (("per_file", texts), ("joined", [b"".join(texts)]))

@@ -32,7 +32,13 @@ def test_a_sound_environment_exits_0(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "values",
-    [("host:1", "2"), ("host:1", "2", "2"), ("host:1", "two", "0"), ("host", "2", "0")],
+    [
+        ("host:1", "2"),
+        ("host:1", "2", "2"),
+        ("host:1", "two", "0"),
+        ("host", "2", "0"),
+        ("::1", "2", "0"),
+    ],
 )
 def test_a_wrong_trio_fails(tmp_path, monkeypatch, capsys, values):
     for name, value in zip(TRIO, values, strict=False):

@@ -34,7 +34,7 @@ def measure(how):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators keep memory")
 @pytest.mark.skipif(has_accelerator(), reason="only where the CPU is the device")
-def test_a_step_touches_no_fresh_pages_and_has_freed_its_own_before_the_next():
+def test_a_step_touches_no_fresh_pages_and_runs_inside_its_call():
     buffer_bytes = 4 * 4096**2
     faulted, over = measure("as it is")
     assert faulted > buffer_bytes / 2
