@@ -220,7 +220,7 @@ def _check_identity(
     names = [n for n in saved if n not in ours or saved[n] != ours[n]]
     if names:
         begun_with = "the data and the code that it began with"
-        if all(n in defaults for n in names):
+        if all(n in must_match and (n in defaults or "." in n) for n in names):
             begun_with = " ".join(option(n, saved[n]) for n in names)
         raise UserError(
             got=", ".join(f"{n}={ours.get(n, 'gone (run_config.py: RETIRED)')}" for n in names),

@@ -97,6 +97,15 @@ def test_checkpoint_older_than_a_setting_counts_as_its_default(tmp_path: Path) -
         go(grown(tmp_path, 12), identity={"corpus_sha256": "dead"})
 
 
+def test_a_refusal_names_options_where_they_are_the_cure(tmp_path: Path) -> None:
+    trained_on = {"corpus_sha256": "beef", "data.packing": "segments"}
+    go(config_of(tmp_path, 5), identity=trained_on)
+    with pytest.raises(UserError, match=r"run with --data.packing segments, or"):
+        go(config_of(tmp_path, 9), identity=trained_on | {"data.packing": "documents"})
+    with pytest.raises(UserError, match=r"run with the data and the code that it began with, or"):
+        go(config_of(tmp_path, 9, seed=1), identity=trained_on | {"corpus_sha256": "dead"})
+
+
 def test_setting_that_is_gone_is_refused_unless_retired(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,7 +113,8 @@ def test_setting_that_is_gone_is_refused_unless_retired(
     with pytest.raises(UserError, match=r"thinning=gone.*RETIRED.*\nexpected: thinning=2"):
         go(config_of(tmp_path, 9))
     monkeypatch.setitem(RETIRED, "thinning", 1)
-    with pytest.raises(UserError, match=r"got: +thinning=1\nexpected: thinning=2"):
+    refused = r"got: +thinning=1\nexpected: thinning=2.*\n.*run with the data and the code"
+    with pytest.raises(UserError, match=refused):
         go(config_of(tmp_path, 9))
     monkeypatch.setitem(RETIRED, "thinning", 2)
     assert go(config_of(tmp_path, 9)) == Exit.DONE
