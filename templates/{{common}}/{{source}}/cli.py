@@ -6,16 +6,19 @@ Imports no JAX, so that `--help` is instant.
 import difflib
 import errno
 import functools
+import importlib
 import inspect
 import logging
 import os
+import pkgutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 
 import tyro
 
-from .commands import COMMANDS, PRESETS
+from . import commands
+from .config import PRESETS
 from .errors import Exit, UserError
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -32,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax: its verdicts are ours to report
     code, reason = run(sys.argv[1:] if argv is None else list(argv))
     if reason and "jax" in sys.modules:
-        from .distributed import end_together
+        from .runtime.distributed import end_together
 
         end_together(code, reason)
     sys.exit(code)
@@ -63,11 +66,12 @@ def parse(argv: list[str]) -> functools.partial[int]:
     name, rest = (argv[0], argv[1:]) if argv else ("--help", [])
     if name in ("-h", "--help"):
         return functools.partial(_usage)
-    command = COMMANDS.get(name)
+    known = find_commands()
+    command = known.get(name)
     if command is None:
         raise UserError(
             got=f"command {name!r}",
-            expected=_near(name, list(COMMANDS)),
+            expected=_near(name, list(known)),
             do=f"{_program()} --help lists the commands",
         )
     settings = functools.partial(command)
@@ -86,6 +90,16 @@ def parse(argv: list[str]) -> functools.partial[int]:
     return bound
 
 
+@functools.cache
+def find_commands() -> dict[str, Callable[..., int]]:
+    """Command -> its function: every module of `commands` holds the one that bears its name."""
+    names = sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
+    modules = {
+        n: importlib.import_module(f"{commands.__name__}.{n}") for n in names if n != "tests"
+    }
+    return {n.replace("_", "-"): getattr(module, n) for n, module in modules.items()}
+
+
 def _binder(command: functools.partial[int]) -> Callable[..., functools.partial[int]]:
     """The same signature, but the call is put off until the settings are parsed."""
 
@@ -99,7 +113,7 @@ def _binder(command: functools.partial[int]) -> Callable[..., functools.partial[
 
 def _usage() -> int:
     print(f"usage: {_program()} COMMAND [PRESET] [OPTIONS]\n\ncommands:")
-    for name, command in COMMANDS.items():
+    for name, command in find_commands().items():
         print(f"  {name:16} {(command.__doc__ or '').splitlines()[0]}")
     print(f"\npresets: {', '.join(PRESETS)}\n{_program()} COMMAND --help lists its options")
     return Exit.DONE

@@ -38,5 +38,7 @@ class Workload:
     """Name and number of the units a step works through, e.g. ("tokens", 16384)."""
     flops_per_step: float | None = None
     """Model FLOPs of one step by a written formula; None = no MFU."""
+    flops_formula: str = ""
+    """That formula in words."""
     identity: dict[str, Any] = field(default_factory=dict)
     """Facts beyond the configuration that a resume must match, e.g. the corpus hash."""

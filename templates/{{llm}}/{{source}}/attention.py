@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .errors import UserError
-from .precision import product
+from .training.precision import product
 
 # Queries are taken in blocks that see only the keys up to their end: half of the score matrix is
 # never built. 128 is the fastest on the CPU, where this path matters (template: decisions).

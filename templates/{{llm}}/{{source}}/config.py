@@ -10,12 +10,9 @@ from typing import Annotated, Literal
 import tyro
 
 from .errors import UserError
-from .optim_config import OptimConfig
 from .run_config import MeshConfig, RunConfig, identity, option, to_dict
-
-type Packing = Literal["segments", "documents"]
-"""`segments`: row i is tokens [i T, i T + T] of the stream: the model must not attend across BOS.
-`documents`: BOS and a piece of one document, for attention that knows no more than "causal"."""
+from .text.settings import DataConfig
+from .training.optim_config import OptimConfig
 
 
 @dataclass(frozen=True)
@@ -39,22 +36,6 @@ class ModelConfig:
     attention: Literal["auto", "xla", "cudnn"] = "auto"  # auto: cuDNN on NVIDIA GPUs
     remat: Literal["none", "dots", "full"] = "none"  # what the backward pass computes again
     scan_unroll: int = 1  # layers a scan iteration holds; = layers unrolls the loop
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Which text, how it becomes tokens, and how tokens become batches."""
-
-    paths: tuple[str, ...] = ()  # .txt .jsonl(.gz) .parquet, folders, globs; none = Python's own
-    text_field: str = "text"  # of JSON lines and parquet rows
-    prepared_dir: str = "data/stdlib"  # token shards and their manifest
-    tokenizer: str = "bpe"  # byte, bpe (trained on the corpus) or the path of a tokenizer.json
-    vocab_size: int = 4096  # of the BPE that is trained
-    heldout_fraction: float = 0.06  # of the documents' groups, by hash
-    seq_len: int = identity(256)  # tokens a row
-    batch_size: int = identity(32)  # rows a step, over all devices
-    packing: Literal["auto", "segments", "documents"] = "auto"  # by the kernel
-    eval_rows: int = 256  # held-out rows of an evaluation during training
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
-from .config import Packing
 from .errors import UserError
-from .shards import Split
+from .text.settings import Packing
+from .text.shards import Split
 
 
 class Rows:

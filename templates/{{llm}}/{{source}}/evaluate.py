@@ -15,9 +15,9 @@ from jax.sharding import Mesh, NamedSharding
 
 from .contract import State
 from .data import heldout_rows, heldout_windows
-from .sharding import spec
-from .shards import Split
+from .runtime.sharding import spec
 from .step import Learner, token_losses
+from .text.shards import Split
 
 FULL_WINDOWS = 16_384  # a larger held-out split is scored on its first documents only
 

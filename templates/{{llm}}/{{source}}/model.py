@@ -17,8 +17,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from .config import ModelConfig
-from .precision import product
-from .sharding import constrain
+from .runtime.sharding import constrain
+from .training.precision import product
 
 VOCAB_MULTIPLE = 128  # matrix units want a multiple of this; the ids beyond are never produced
 

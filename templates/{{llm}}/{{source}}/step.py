@@ -15,12 +15,13 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from .attention import attend, resolve_attention
-from .config import Config, Packing
+from .config import Config
 from .contract import Metrics, Outputs, State
-from .gradient import Sums, mean_gradient
 from .model import Transformer, compute_dtype
-from .optim import make_optimizer, make_schedule, mirror_specs
-from .sharding import spec
+from .runtime.sharding import spec
+from .text.settings import Packing
+from .training.gradient import Sums, mean_gradient
+from .training.optim import make_optimizer, make_schedule, mirror_specs
 
 
 @dataclass(frozen=True, eq=False)

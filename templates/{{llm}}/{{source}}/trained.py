@@ -8,14 +8,14 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from .checkpoint import Checkpoints, load
 from .config import Config
 from .errors import UserError
 from .run_config import MeshConfig, from_dict
-from .sharding import make_mesh, named
-from .shards import open_tokenizer, read_manifest
+from .runtime.checkpoint import Checkpoints, load
+from .runtime.sharding import make_mesh, named
 from .step import Learner, init_state, make_learner, state_specs
-from .tokenizer import Tokenizer
+from .text.shards import open_tokenizer, read_manifest
+from .text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

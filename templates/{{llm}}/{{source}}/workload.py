@@ -3,6 +3,7 @@
 import logging
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,13 +12,15 @@ from jax.sharding import Mesh, NamedSharding
 from .config import Config
 from .contract import State, Workload
 from .data import Rows, make_batches
-from .distributed import barrier
 from .errors import UserError
 from .evaluate import bits_per_byte, make_evaluate
-from .prepare import prepare
-from .sharding import spec
-from .shards import open_split, read_manifest
+from .runtime.distributed import barrier
+from .runtime.sharding import spec
 from .step import Learner, flops_per_token, init_state, make_learner, state_specs, train_step
+from .text.prepare import prepare
+from .text.settings import DataConfig
+from .text.shards import open_split, read_manifest
+from .text.tokenizer import ByteTokenizer, JsonTokenizer
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +54,7 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
         }
 
     return replace(
-        dry_workload(learner, mesh),
+        _on_shapes(learner, mesh),
         batch=make_batches(
             rows,
             seed=config.run.seed,
@@ -69,8 +72,14 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
     )
 
 
-def dry_workload(learner: Learner, mesh: Mesh) -> Workload:
+def make_dry_workload(config: Config, mesh: Mesh) -> Workload:
     """The language model without text: its batches are shapes, to compile for and not to run."""
+    check_batch(config, mesh)
+    platform = mesh.devices.flat[0].platform
+    return _on_shapes(make_learner(config, *vocabulary(config.data), platform), mesh)
+
+
+def _on_shapes(learner: Learner, mesh: Mesh) -> Workload:
     data, parts = learner.config.data, learner.config.optim.micro_batches
     shape = (parts, data.batch_size // parts, data.seq_len + 1)
     tokens = jax.ShapeDtypeStruct(shape, "int32", sharding=NamedSharding(mesh, BATCH_SPEC))
@@ -83,7 +92,16 @@ def dry_workload(learner: Learner, mesh: Mesh) -> Workload:
         specs=partial(state_specs, learner),
         rate=("tokens", tokens_per_step),
         flops_per_step=flops_per_token(learner) * tokens_per_step,
+        flops_formula="6 x weights that multiply + causal attention, halved",
     )
+
+
+def vocabulary(data: DataConfig) -> tuple[int, int]:
+    """Size and BOS of the vocabulary that the settings will lead to; needs no prepared text."""
+    if data.tokenizer == "bpe":
+        return data.vocab_size, 0
+    found = ByteTokenizer() if data.tokenizer == "byte" else JsonTokenizer(Path(data.tokenizer))
+    return found.vocab_size, found.bos_id
 
 
 def check_batch(config: Config, mesh: Mesh) -> None:

@@ -1,8 +1,6 @@
 """What is typed becomes settings, an exit code and one screen of advice; `--help` loads no JAX."""
 
-import ast
 import errno
-import graphlib
 import inspect
 import os
 import subprocess
@@ -12,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from .. import cli
-from ..commands import COMMANDS, PRESETS
+from ..config import PRESETS
 from ..errors import Exit, UserError
 
+COMMANDS = cli.find_commands()
 FOLDER = Path(__file__).parents[1]
 # The first command that takes settings, by whatever name this kind of project has for it.
 TRAIN = next(name for name, fn in COMMANDS.items() if "config" in inspect.signature(fn).parameters)
@@ -90,30 +89,3 @@ def test_exit_code(
     assert shown in err
     assert ("Traceback" in err) is (code == Exit.BUG)
     assert [*map(int, Exit)] == [0, 1, 2, 42, 43, 130]  # schedulers know them
-
-
-def imports(module: str, everywhere: bool) -> set[str]:
-    """Modules of this package that a module imports: when it is loaded, or anywhere in it."""
-    tree = ast.parse((FOLDER / f"{module}.py").read_text())
-    nodes = ast.walk(tree) if everywhere else tree.body
-    ours = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 1]
-    return {name for node in ours for name in ([node.module] if node.module else names(node))}
-
-
-def names(node: ast.ImportFrom) -> list[str]:
-    return [alias.name for alias in node.names]
-
-
-def test_imports_run_one_way() -> None:
-    modules = {path.stem for path in FOLDER.glob("*.py")}
-    graph = {module: imports(module, everywhere=False) for module in modules}
-    graphlib.TopologicalSorter(graph).prepare()  # raises on a cycle, and shows it
-    leaves = {"sample", "export", "preflight", "bench", "doctor", "template_status", "report"}
-    core = {"cli", "config", "data", "model", "sharding", "optim", "step", "loop", "workload"}
-    seen, todo = set(), modules & (core | {"checkpoint"})
-    while todo:
-        seen |= todo
-        # Commands are loaded when they are called; only the recorder may write the report.
-        passed = todo - {"commands", "recorder"}
-        todo = {name for module in passed for name in imports(module, everywhere=True)} - seen
-    assert not seen & leaves

@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from ..data import Rows, heldout_rows, heldout_windows, make_batches
 from ..errors import UserError
-from ..shards import Shard, Split
+from ..text.shards import Shard, Split
 
 BOS = 0
 LENGTHS = st.lists(st.integers(1, 40), min_size=2, max_size=12)

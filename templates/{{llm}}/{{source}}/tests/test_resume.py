@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from ..errors import Exit
-from ..telemetry import read
-from .children import Child, command, optimised, start_two
+from ..records.telemetry import read
+from ..runtime.tests.children import Child, command, optimised, start_two
 
 TINY = (
     "train --data.tokenizer byte --data.seq-len 32 --data.batch-size 8 "
@@ -26,7 +26,7 @@ CLOSE = 1e-3
 def command_line(tmp_path: Path, name: str, options: str) -> list[str]:
     corpus = tmp_path.parent / "corpus.jsonl"
     if not corpus.exists():  # the source of this package
-        texts = [path.read_text() for path in sorted(Path(__file__).parents[1].glob("*.py"))]
+        texts = [path.read_text() for path in sorted(Path(__file__).parents[1].rglob("*.py"))]
         corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     paths = f"--data.paths {corpus} --data.prepared-dir {corpus.with_suffix('')}"
     return f"{TINY} {paths} --run-dir {tmp_path / name} {options}".split()

@@ -15,9 +15,9 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ..errors import UserError
-from ..sharding import make_mesh
+from ..runtime.sharding import make_mesh
 from ..step import flops_per_token, objective, token_losses
-from ..tokenizer import ByteTokenizer
+from ..text.tokenizer import ByteTokenizer
 from ..workload import make_workload
 from . import tiny
 from .tiny import BOS, CONFIG, MODEL, SHAPE, VOCAB

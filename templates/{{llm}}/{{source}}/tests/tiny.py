@@ -11,22 +11,23 @@ import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from ..config import Config, DataConfig, ModelConfig
-from ..guards import guarded_step
-from ..loop import abstract_state, initialise
+from ..config import Config, ModelConfig
 from ..model import Transformer
-from ..optim_config import OptimConfig
 from ..run_config import MeshConfig, RunConfig
-from ..sharding import make_mesh, named
+from ..runtime.guards import guarded_step
+from ..runtime.loop import abstract_state, initialise
+from ..runtime.sharding import make_mesh, named
 from ..step import Learner, make_learner
-from ..workload import dry_workload
+from ..text.settings import DataConfig
+from ..training.optim_config import OptimConfig
+from ..workload import make_dry_workload
 
 VOCAB, BOS = 257, 256  # of the byte tokenizer; padded to 384
 MODEL = ModelConfig(layers=2, width=32, heads=4, kv_heads=2, head_dim=8, mlp_width=64)
 CONFIG = Config(
     model=MODEL,
     optim=OptimConfig(learning_rate=1e-2, horizon_steps=100, warmup_steps=2, micro_batches=2),
-    data=DataConfig(seq_len=32, batch_size=16),
+    data=DataConfig(tokenizer="byte", seq_len=32, batch_size=16),
 )
 SHAPE = (2, 8, 33)  # micro-batches, rows, inputs and targets
 
@@ -71,9 +72,8 @@ def with_text(folder: Path, **run: Any) -> Config:
 def compiled(optimizer: str = "adamw", sizes: tuple[int, int, int] = (1, 1, 1)) -> tuple[Any, ...]:
     """Mesh, first state and the step (state, tokens) -> (state, metrics), which donates nothing."""
     config = replace(CONFIG, optim=replace(CONFIG.optim, optimizer=optimizer))
-    of = make_learner(config, VOCAB, BOS)
     mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])
-    workload = dry_workload(of, mesh)
+    workload = make_dry_workload(config, mesh)
     batch = workload.batch(0)
     with jax.set_mesh(mesh):
         abstract, shardings = abstract_state(workload, 0, mesh)

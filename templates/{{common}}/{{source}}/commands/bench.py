@@ -1,0 +1,58 @@
+"""`bench`: how fast the step, the loop around it and the input run here. Tunes nothing.
+
+One process: bare steps, then the loop, then bare steps again, so that a drift of the clock shows.
+"""
+
+import json
+import math
+import time
+
+from ..config import validate
+from ..errors import Exit
+from ..run_config import to_dict
+from . import Settings
+
+
+def bench(*, config: Settings, timed_steps: int = 20) -> int:
+    """Time the bare step, the loop around it and the input; runs about five times these steps."""
+    import jax
+
+    from ..records import hardware
+    from ..records.report import format_summary
+    from ..runtime import timing
+    from ..runtime.compiled import compile_step, memory_parts
+    from ..runtime.host_memory import keep_freed_memory
+    from ..runtime.sharding import make_mesh
+    from ..workload import make_workload
+
+    config = validate(config)
+    keep_freed_memory()
+    mesh = make_mesh(config.mesh)
+    workload = make_workload(config, mesh)
+    input_s = timing.time_input(workload, timed_steps)
+    began_s = time.perf_counter()
+    compiled = compile_step(workload, config.run.seed, mesh)
+    compile_s = time.perf_counter() - began_s
+    before_s = timing.time_bare(workload, compiled, config.run.seed, mesh, timed_steps)
+    loop_s = timing.time_loop(workload, config, mesh, timed_steps)
+    after_s = timing.time_bare(workload, compiled, config.run.seed, mesh, timed_steps)
+    bare_s = (before_s + after_s) / 2
+    device, (name, units) = jax.devices()[0], workload.rate
+    flops, memory = workload.flops_per_step or math.nan, device.memory_stats() or {}
+    facts = {
+        "devices": f"{jax.device_count()} x {device.device_kind}, jax {jax.__version__}",
+        "compile_s": compile_s,
+        "step_ms": 1e3 * bare_s,
+        "step_before_and_after": f"{1e3 * before_s:.1f} and {1e3 * after_s:.1f} ms",
+        f"{name}_per_s": units / bare_s,
+        "mfu_formula": hardware.mfu(flops, bare_s, jax.device_count(), device.device_kind)[1],
+        "loop_step_ms": 1e3 * loop_s,
+        "loop_overhead_fraction": loop_s / bare_s - 1,
+        "input": f"{units / input_s:,.0f} {name}/s, {bare_s / input_s:.0f} times the step's rate",
+        "peak_memory_bytes": memory.get(
+            "peak_bytes_in_use", memory_parts(compiled)["memory_bytes"]
+        ),
+    }
+    print(format_summary(facts))
+    print(json.dumps(to_dict(config)))
+    return Exit.DONE

@@ -1,0 +1,111 @@
+"""`doctor`: what the environment is and what is wrong with it. Changes nothing."""
+
+import os
+import platform
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import Exit, UserError
+from ..records.hardware import peaks
+from ..records.provenance import requirements, versions
+from ..run_config import TRIO, trio
+
+type Check = tuple[str, str, str]
+"""ok, warn or fail; what was found; what to do about it."""
+
+SETTINGS = ("JAX_", "XLA_", "LIBTPU_", "NCCL_", "TF_GPU_", "MEGASCALE_")
+COSTLY = ("JAX_DISABLE_JIT", "JAX_DEBUG_NANS", "JAX_ENABLE_X64", "XLA_PYTHON_CLIENT_ALLOCATOR")
+
+
+def doctor(*, run_dir: Path = Path("runs")) -> int:
+    """Say what this environment is, and what is wrong with it; exit code 2 if anything fails."""
+    failed = False
+    # The devices come last: a wrong XLA_FLAGS aborts the process there, under its own line.
+    for checks in (_packages(), _disk(run_dir), _processes(), _settings(), _devices()):
+        for level, found, do in checks:
+            print(f"{level:<5} {found}" + (f"\n      to do: {do}" if do else ""), flush=True)
+            failed |= level == "fail"
+    return Exit.USER if failed else Exit.DONE
+
+
+def _packages() -> Iterator[Check]:
+    installed = {"Python": platform.python_version()} | versions()
+    yield "ok", ", ".join(f"{name} {version}" for name, version in installed.items()), ""
+    for name, lowest in requirements().items():
+        if name not in installed:
+            yield "fail", f"{name} is not installed", "uv sync"
+        elif _number(installed[name]) < _number(lowest):
+            yield "fail", f"{name} {installed[name]} is older than {lowest}", "uv sync"
+
+
+def _devices() -> Iterator[Check]:
+    try:
+        import jax
+
+        devices = jax.local_devices()
+    except Exception as error:  # whatever a driver raises is the finding
+        yield "fail", f"JAX finds no devices: {error}", "look for another process that holds them"
+        return
+    first = devices[0]
+    limit = (first.memory_stats() or {}).get("bytes_limit")
+    memory = f", {limit / 2**30:.1f} GiB usable each" if limit else ""
+    yield "ok", f"{len(devices)} x {first.device_kind} ({first.platform}){memory}", ""
+    if first.platform == "cpu" and os.environ.get("JAX_PLATFORMS") != "cpu":
+        if Path("/proc/driver/nvidia/version").exists():
+            yield "warn", "an NVIDIA driver, but JAX runs on the CPU", "uv sync --extra cuda13"
+        if any(Path("/dev").glob("accel[0-9]*")) or any(Path("/dev/vfio").glob("[0-9]*")):
+            yield "warn", "maybe a TPU, but JAX runs on the CPU", "uv sync --extra tpu"
+    elif first.platform != "cpu" and not peaks(first.device_kind):
+        yield "warn", f"no peak known for {first.device_kind}: no MFU", "add a row to hardware.py"
+
+
+def _processes() -> Iterator[Check]:
+    try:
+        given = trio()
+    except UserError as error:
+        yield "fail", str(error).replace("\n", "\n      "), ""
+        return
+    if given is not None:
+        yield "ok", " ".join(f"{name}={v}" for name, v in zip(TRIO, given, strict=True)), ""
+    elif "SLURM_STEP_NODELIST" in os.environ:
+        yield "ok", f"Slurm step of {os.environ.get('SLURM_NTASKS', '1')} tasks", ""
+    elif "SLURM_JOB_ID" in os.environ:
+        yield "warn", "a Slurm job, but not a step of it: one process", "start with srun"
+    elif hosts := os.environ.get("TPU_WORKER_HOSTNAMES"):
+        yield "ok", f"TPU slice of {len(hosts.split(','))} hosts", ""
+    else:
+        yield "ok", "one process: no variables of JAX, Slurm or a TPU slice", ""
+
+
+def _settings() -> Iterator[Check]:
+    for name in sorted(n for n in os.environ if n.startswith(SETTINGS) and n not in TRIO):
+        value = os.environ[name]
+        costly = name in COSTLY and value.lower() not in ("", "0", "false", "default")
+        do = "unset it to train: it is for debugging, and slow" if costly else ""
+        yield "warn" if costly else "ok", f"{name}={value}", do
+
+
+def _disk(run_dir: Path) -> Iterator[Check]:
+    folder = next(p for p in (run_dir.resolve(), *run_dir.resolve().parents) if p.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"0" * 4096)
+    except OSError as error:
+        yield "fail", f"cannot write to {folder}: {error}", "choose another --run-dir"
+        return
+    free_gb = shutil.disk_usage(folder).free / 1e9
+    level = "fail" if free_gb < 1 else "warn" if free_gb < 20 else "ok"
+    do = "" if level == "ok" else "free space: a run keeps keep_checkpoints + 1 times its state"
+    yield level, f"{folder} can be written, {free_gb:.1f} GB free", do
+    damaged = [p for where in ("", "*/") for p in folder.glob(f"{where}checkpoints/*.damaged-*")]
+    if damaged:
+        size_gb = sum(p.lstat().st_size for d in damaged for p in d.rglob("*")) / 1e9
+        found = f"{len(damaged)} damaged checkpoints were set aside there, {size_gb:.1f} GB"
+        yield "warn", found, f"delete them: {damaged[0].parent}/*.damaged-*"
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:4])

@@ -1,0 +1,1 @@
+"""What is measured, kept and shown of a run. Nothing that steers it."""

@@ -1,0 +1,107 @@
+"""TensorBoard, Weights & Biases and MLflow, fed with the records of metrics.jsonl.
+
+Each is imported only when asked for. On resume each goes on in the run it has begun; its account,
+address and offline mode are set by its own environment variables (WANDB_MODE, MLFLOW_TRACKING_URI).
+"""
+
+import importlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from .telemetry import Listener, Record
+
+FLUSH_EVERY_S = 10.0
+PROJECT = str(__package__).partition(".")[0]
+
+
+@dataclass(frozen=True)
+class Tracker:
+    """A listener that hands on the numbers of a record."""
+
+    send: Callable[[dict[str, float], int], None]
+    close: Callable[[], None]
+
+    def __call__(self, record: Record) -> None:
+        numbers = {k: float(v) for k, v in record.items() if isinstance(v, (int, float))}
+        step = int(numbers.pop("step"))
+        self.send(numbers, step)
+
+
+def make_trackers(
+    names: Sequence[str], run_dir: Path, config: dict[str, Any], step: int = 0
+) -> list[Listener]:
+    """Listeners by name, going on after `step`. UserError for an unknown or uninstalled one."""
+    makers = {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow}
+    for name in names:
+        if name not in makers:
+            got, expected = f"tracker {name!r}", " ".join(makers)
+            raise UserError(got=got, expected=expected, do="correct --trackers")
+    trackers: list[Listener] = []
+    for name in names:
+        try:
+            trackers.append(makers[name](run_dir, config, step))
+        except ImportError as error:
+            got, do = f"{name} cannot be imported: {error}", f"uv sync --extra {name}"
+            raise UserError(got=got, expected=f"the extra {name!r}", do=do) from error
+    return trackers
+
+
+def _tensorboard(run_dir: Path, config: dict[str, Any], step: int) -> Tracker:
+    # Not SummaryWriter: on a full disk its thread dies, and the queue to it then blocks training
+    # for ever. EventsWriter raises here, and the tracker is dropped.
+    files = importlib.import_module("tensorboardX.event_file_writer")
+    events = importlib.import_module("tensorboardX.proto.event_pb2")
+    folder = run_dir / "tensorboard"
+    folder.mkdir(parents=True, exist_ok=True)
+    # The file's own name tells seconds: two attempts may start within one.
+    writer = files.EventsWriter(str(folder / "events"), f".{os.getpid()}.{time.time_ns()}")
+    # Hides what an earlier attempt logged beyond `step`.
+    restart = events.SessionLog(status=events.SessionLog.START)
+    writer.write_event(events.Event(wall_time=time.time(), step=step + 1, session_log=restart))
+    flushed_s = 0.0
+
+    def send(numbers: dict[str, float], step: int) -> None:
+        nonlocal flushed_s
+        values = [{"tag": name, "simple_value": number} for name, number in numbers.items()]
+        summary = {"value": values}
+        writer.write_event(events.Event(wall_time=time.time(), step=step, summary=summary))
+        if time.monotonic() - flushed_s > FLUSH_EVERY_S:  # each flush is an fsync
+            writer.flush()
+            flushed_s = time.monotonic()
+
+    return Tracker(send, writer.close)
+
+
+def _wandb(run_dir: Path, config: dict[str, Any], step: int) -> Tracker:
+    wandb = importlib.import_module("wandb")
+    known = run_dir / "wandb_id"
+    run = wandb.init(
+        project=os.environ.get("WANDB_PROJECT", PROJECT),
+        id=known.read_text() if known.is_file() else None,
+        resume="allow",  # steps it has seen are ignored, and a resume repeats those exactly
+        name=run_dir.name,
+        dir=str(run_dir),
+        config=config,
+    )
+    known.write_text(run.id)
+    return Tracker(lambda numbers, step: run.log(numbers, step=step), run.finish)
+
+
+def _mlflow(run_dir: Path, config: dict[str, Any], step: int) -> Tracker:
+    mlflow = importlib.import_module("mlflow")
+    if "MLFLOW_EXPERIMENT_NAME" not in os.environ:
+        mlflow.set_experiment(PROJECT)
+    known = run_dir / "mlflow_id"
+    if known.is_file():
+        mlflow.start_run(run_id=known.read_text())
+    else:
+        known.write_text(mlflow.start_run(run_name=run_dir.name).info.run_id)
+        mlflow.log_params(config)  # once: MLflow refuses a parameter that changes
+    return Tracker(
+        lambda n, step: mlflow.log_metrics(n, step=step, synchronous=False), mlflow.end_run
+    )

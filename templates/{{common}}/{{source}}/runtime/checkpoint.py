@@ -1,0 +1,266 @@
+"""Asynchronous checkpoints that are verified before they are trusted.
+
+    checkpoints/00000200/state/...       the arrays, written by Orbax
+    checkpoints/00000200/manifest.json   step, cursor, configuration, tree
+    checkpoints/00000200/files-0.json    SHA-256 of each file that process 0 wrote; one per process
+
+Orbax restores a flipped byte silently and ignores a missing commit marker on local disks. So here
+the files-*.json of all processes, written last, commit a checkpoint, and their hashes are compared
+before a restore.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from orbax.checkpoint import v1 as ocp
+
+from ..contract import State
+from ..errors import UserError
+from ..run_config import RETIRED, option
+from .distributed import all_agree, barrier
+
+log = logging.getLogger(__name__)
+FORMAT = 1  # of such a folder; a newer one is refused
+CANDIDATES = 16  # how many of the newest checkpoints a restore looks at
+
+
+class Checkpoints:
+    """The checkpoint folder of one run; at most one save is under way."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self._folder, self._keep = folder.absolute(), keep
+        self._thread: threading.Thread | None = None
+        self._error: str | None = None
+        self.last_saved = -1
+
+    def save(self, step: int, state: State, facts: dict[str, Any]) -> None:
+        """Start saving; returns once the arrays are copied. `facts` go to the manifest."""
+        self.wait()
+        path = self._folder / f"{step:08d}"
+        manifest = facts | {
+            "format": FORMAT,
+            "step": step,
+            "processes": jax.process_count(),
+            "tree": describe_tree(state),
+        }
+        self.last_saved = step
+        try:
+            response = ocp.save_async(path / "state", state)
+        except Exception as error:
+            self._report(path, error)
+            return
+        self._thread = threading.Thread(
+            target=self._commit, args=(path, response, manifest), name="checkpoint"
+        )
+        self._thread.start()
+
+    def wait(self) -> str | None:
+        """Wait for the save under way; what went wrong with the newest one, if anything."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        return self._error
+
+    def _commit(self, path: Path, response: Any, manifest: dict[str, Any]) -> None:
+        try:
+            response.result()
+            process = jax.process_index()
+            if process == 0:
+                _write_json(path / "manifest.json", manifest)
+            own = [file for file in _files(path) if _writer(file) == process]
+            _write_json(path / f"files-{process}.json", {str(f): _sha256(path / f) for f in own})
+            if process == 0:
+                self._delete_old()
+            self._error = None
+        except Exception as error:
+            self._report(path, error)
+
+    def _report(self, path: Path, error: Exception) -> None:
+        # The run goes on: earlier checkpoints stand, and there may be room again at the next save.
+        self._error = str(error).splitlines()[0][:300]
+        shutil.rmtree(path, ignore_errors=True)
+        free = shutil.disk_usage(self._folder.parent).free
+        log.warning(
+            "checkpoint %s was NOT saved: %s; %.1f GB are free there; earlier ones are untouched",
+            path.name,
+            self._error,
+            free / 1e9,
+        )
+
+    def _delete_old(self) -> None:
+        committed = [step for step in self._steps() if self._committed(step)]
+        for step in committed[: -self._keep] if self._keep > 0 else ():
+            shutil.rmtree(self._path(step), ignore_errors=True)
+
+    def restore(
+        self, abstract: State, must_match: dict[str, Any], defaults: dict[str, Any]
+    ) -> tuple[State, dict[str, Any]] | None:
+        """Newest sound checkpoint onto `abstract`'s shardings, and its manifest; or None.
+
+        A damaged one is renamed aside. `must_match` is what the manifest's `identity` has to equal,
+        `defaults` what it is taken to say where it is older than a field.
+        """
+        if (found := self.newest()) is None:
+            return None
+        path, manifest = found
+        _check_identity(path, manifest["identity"], must_match, defaults)
+        _check_tree(path, manifest["tree"], describe_tree(abstract))
+        self.last_saved = manifest["step"]
+        return load(path, abstract), manifest
+
+    def newest(self, *, repair: bool = True) -> tuple[Path, dict[str, Any]] | None:
+        """Folder and manifest of the newest sound checkpoint, if there is one.
+
+        `repair` renames damaged ones aside and clears what a kill left half-done; a mere reader
+        must not, since a run may be saving there.
+        """
+        for step in self._agreed_steps(repair):
+            path, complaint = self._path(step), self._complaint(step)
+            if all_agree(complaint is None):
+                manifest = json.loads((path / "manifest.json").read_text())
+                if manifest["format"] > FORMAT:
+                    raise UserError(
+                        got=f"{path} in format {manifest['format']}",
+                        expected=f"format {FORMAT} or older",
+                        do="use the project's newer code that wrote it, or take another --run-dir",
+                    )
+                return path, manifest
+            complaint = complaint or "another process found it damaged"
+            if repair:
+                self._set_aside(path, complaint)
+            else:
+                log.warning("checkpoint %s is damaged (%s): passed over", path.name, complaint)
+        return None
+
+    def _agreed_steps(self, repair: bool) -> list[int]:
+        """Committed steps, newest first, as process 0 sees them."""
+        steps = self._steps()
+        if repair and jax.process_index() == 0:
+            for step in steps:
+                if not self._committed(step):
+                    shutil.rmtree(self._path(step), ignore_errors=True)
+        newest = [step for step in reversed(steps) if self._committed(step)][:CANDIDATES]
+        if jax.process_count() > 1:
+            padded = np.array(newest + [-1] * (CANDIDATES - len(newest)))
+            newest = [int(s) for s in multihost_utils.broadcast_one_to_all(padded) if s >= 0]
+        return newest
+
+    def _complaint(self, step: int) -> str | None:
+        """What is wrong with a checkpoint's files; each process looks at its share."""
+        path = self._path(step)
+        try:
+            expected: dict[str, str] = {}
+            for part in sorted(path.glob("files-*.json")):
+                expected |= json.loads(part.read_text())
+            for name in sorted(expected)[jax.process_index() :: jax.process_count()]:
+                if not (path / name).exists():
+                    return f"{name} is missing, expected SHA-256 {expected[name]}"
+                if (got := _sha256(path / name)) != expected[name]:
+                    return f"{name} has SHA-256 {got}, expected {expected[name]}"
+        except (OSError, ValueError) as error:
+            return f"unreadable: {error}"
+        return None
+
+    def _set_aside(self, path: Path, complaint: str) -> None:
+        barrier(f"set aside {path.name}")
+        if jax.process_index() == 0:
+            aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
+            path.rename(aside)
+            log.warning(
+                "checkpoint %s is damaged (%s): set aside as %s", path.name, complaint, aside
+            )
+        barrier(f"set {path.name} aside")
+
+    def _steps(self) -> list[int]:
+        found = self._folder.iterdir() if self._folder.exists() else ()
+        return sorted(int(path.name) for path in found if path.name.isdigit())
+
+    def _path(self, step: int) -> Path:
+        return self._folder / f"{step:08d}"
+
+    def _committed(self, step: int) -> bool:
+        path = self._path(step)
+        try:
+            processes = json.loads((path / "manifest.json").read_text())["processes"]
+        except (OSError, ValueError, KeyError):
+            processes = 1  # damaged or missing: if it was committed, `restore` sets it aside
+        return all((path / f"files-{i}.json").exists() for i in range(processes))
+
+
+def load(path: Path, abstract: Any) -> Any:
+    """The arrays of a sound checkpoint that `abstract` names, onto its shardings."""
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    with context:
+        return ocp.load(path / "state", abstract)
+
+
+def describe_tree(tree: Any) -> dict[str, str]:
+    """Path -> dtype[shape] of every array."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(p): f"{x.dtype}{list(x.shape)}" for p, x in leaves}
+
+
+def _check_identity(
+    path: Path, saved: dict[str, Any], must_match: dict[str, Any], defaults: dict[str, Any]
+) -> None:
+    ours, saved = RETIRED | must_match, defaults | saved
+    # What only the code knows has nothing to be compared with. What only the checkpoint knows did
+    # something that the code has lost, unless RETIRED says that it still does just that.
+    names = [n for n in saved if n not in ours or saved[n] != ours[n]]
+    if names:
+        begun_with = "the data and the code that it began with"
+        if all(n in must_match and (n in defaults or "." in n) for n in names):
+            begun_with = " ".join(option(n, saved[n]) for n in names)
+        raise UserError(
+            got=", ".join(f"{n}={ours.get(n, 'gone (run_config.py: RETIRED)')}" for n in names),
+            expected=", ".join(f"{n}={saved[n]}" for n in names) + f", as in {path}",
+            do=f"run with {begun_with}, or start another run with --run-dir",
+        )
+
+
+def _check_tree(path: Path, saved: dict[str, str], ours: dict[str, str]) -> None:
+    names = sorted(n for n in saved | ours if saved.get(n) != ours.get(n))
+    if names:
+        some = "; ".join(f"{n}: {ours.get(n, 'nothing')}" for n in names[:4])
+        raise UserError(
+            got=f"a state with {some} ({len(names)} arrays differ)",
+            expected="; ".join(f"{n}: {saved.get(n, 'nothing')}" for n in names[:4])
+            + f", as in {path}",
+            do="the code that makes the state has changed: undo that, or take another --run-dir",
+        )
+
+
+def _files(path: Path) -> list[Path]:
+    files = [path / "manifest.json", *path.glob("state/**/*")]
+    return sorted(file.relative_to(path) for file in files if file.is_file())
+
+
+def _writer(file: Path) -> int:
+    """The process that wrote a file of an Orbax checkpoint: named in its folder, else process 0."""
+    owners = [part.split("_")[1] for part in file.parts if part.startswith("ocdbt.process_")]
+    return int(owners[0]) if owners else 0
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    part = path.with_name(path.name + ".part")
+    with part.open("w") as file:
+        json.dump(content, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    part.rename(path)

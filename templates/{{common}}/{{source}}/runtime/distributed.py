@@ -1,0 +1,191 @@
+"""Several processes as one job: start them together, agree on stopping, and end together.
+
+A Python exception in one process does not end the others by itself: they wait in a collective until
+JAX aborts them with 134, which schedulers take for a machine fault. So a failing process leaves its
+exit code in the coordinator's key-value store, where a thread of every other process finds it.
+"""
+
+import atexit
+import faulthandler
+import itertools
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from ..errors import Exit
+from ..run_config import trio
+
+POLL_S = 0.5
+PATIENCE_MS = 24 * 3600 * 1000  # of a barrier: one process may tokenize for hours before it
+ECHO_S = 2.0  # a launcher such as `uv run` passes on a signal that the terminal sent us too
+_barriers = itertools.count()  # all processes meet in the same order
+
+
+def start_processes() -> None:
+    """Join the job that the environment describes; alone where it describes none.
+
+    JAX reads no process count from its own variables, so the trio (which Kubeflow Trainer sets too)
+    comes first; Slurm and TPU slices are found by JAX itself.
+    """
+    options: dict[str, Any] = {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 60}
+    if (given := trio()) is not None:
+        if given[1] > 1:
+            jax.distributed.initialize(*given, **options)
+    elif int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 or _tpu_hosts() > 1:
+        jax.distributed.initialize(**options)
+    if _job().client is not None:
+        _follow_failures()
+
+
+def _tpu_hosts() -> int:
+    # Private: the public `initialize` raises on a machine that stands alone (jax 0.11, 0.12).
+    from jax._src.clusters.cloud_tpu_cluster import GceTpuCluster, GkeTpuCluster
+
+    found = [cluster for cluster in (GkeTpuCluster, GceTpuCluster) if cluster.is_env_present()]
+    return found[0].get_process_count() if found else 1
+
+
+def end_together(code: int, reason: str) -> None:
+    """Tell the other processes why this one ends, then end with `code`."""
+    sys.stdout.flush()
+    job = _job()
+    if job.client is None:
+        sys.exit(code)
+    _follow_failure()  # a broken collective is but the echo of another process's end
+    job.client.key_value_set(f"failure/{job.process_id}", f"{code} {reason}", allow_overwrite=True)
+    _leave(code)
+
+
+def _follow_failures() -> None:
+    """Have a thread end this process when another one fails, whatever it is waiting for."""
+    stop = threading.Event()
+
+    def follow() -> None:
+        while not stop.wait(POLL_S):
+            _follow_failure()
+
+    thread = threading.Thread(target=follow, name="failures", daemon=True)
+    thread.start()
+
+    @atexit.register  # after JAX's own, hence called before it leaves the job
+    def end() -> None:
+        stop.set()
+        thread.join()
+
+
+def _follow_failure() -> None:
+    """End as another process did, if one has left its code."""
+    job = _job()
+    for key, value in job.client.key_value_dir_get("failure/"):
+        index, (code, reason) = key.split("/")[-1], value.split(" ", 1)
+        if index != str(job.process_id):
+            print(f"\nended because process {index} did: {reason}", file=sys.stderr)
+            _leave(int(code))
+
+
+def _leave(code: int) -> None:
+    sys.stderr.flush()
+    if _job().process_id == 0:  # it holds the store, and losing that aborts the others with 134
+        time.sleep(4 * POLL_S)
+    # A normal exit would wait in JAX's shutdown barrier for processes that never come.
+    os._exit(code)
+
+
+class Watch:
+    """A thread that ends this process when no step ends any more."""
+
+    def __init__(self, hang_timeout_s: float) -> None:
+        self._timeout_s, self._beat = hang_timeout_s, time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread.start()
+
+    def beat(self) -> None:
+        """Something got done."""
+        self._beat = time.monotonic()
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(POLL_S):
+            silent_s = time.monotonic() - self._beat
+            if 0 < self._timeout_s < silent_s:
+                reason = f"no step ended for {silent_s:.0f} s"
+                print(f"\n{reason}; the stacks follow", file=sys.stderr)
+                faulthandler.dump_traceback(sys.stderr)
+                if _job().client is not None:
+                    end_together(Exit.HUNG, reason)
+                os._exit(Exit.HUNG)  # a thread's sys.exit would end the thread alone
+
+
+class StopRequest:
+    """SIGTERM or Ctrl-C, turned into one decision that all processes take at the same step."""
+
+    def __init__(self) -> None:
+        self._signal: int | None = None
+        self._signal_s = 0.0
+
+    def decide(self, step: int) -> Exit | None:
+        """Call after each step, in every process: how to stop now, if so."""
+        if jax.process_count() > 1:
+            # JAX's own notifier listens to SIGTERM; a Python handler would silently replace it.
+            stop = multihost_utils.reached_preemption_sync_point(step)
+        else:
+            stop = self._signal is not None
+        if not stop:
+            return None
+        return Exit.INTERRUPTED if self._signal == signal.SIGINT else Exit.PREEMPTED
+
+    @contextmanager
+    def listening(self) -> Iterator["StopRequest"]:
+        """Take the signals over; a later second Ctrl-C ends the process the usual way."""
+        numbers = [signal.SIGINT] if jax.process_count() > 1 else [signal.SIGINT, signal.SIGTERM]
+        previous = {number: signal.signal(number, self._on_signal) for number in numbers}
+        try:
+            yield self
+        finally:
+            # Once asked to stop, the echoes of that are still to come while the save is written.
+            for number, handler in previous.items() if self._signal is None else ():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        now_s = time.monotonic()
+        if self._signal is None:
+            self._signal, self._signal_s = number, now_s
+            print("\nstopping after this step; saving first", file=sys.stderr, flush=True)
+            if jax.process_count() > 1:
+                os.kill(os.getpid(), signal.SIGTERM)  # the notifier tells the other processes
+        elif number == signal.SIGINT and now_s - self._signal_s > ECHO_S:
+            raise KeyboardInterrupt
+
+
+def all_agree(ok: bool) -> bool:
+    """Whether `ok` holds in every process; call it in every process."""
+    if jax.process_count() == 1:
+        return ok
+    return bool(multihost_utils.process_allgather(np.asarray(ok)).all())
+
+
+def barrier(name: str) -> None:
+    """Wait for all processes, for as long as it takes: no collective, which would time out."""
+    if jax.process_count() > 1:
+        _job().client.wait_at_barrier(f"{name} {next(_barriers)}", PATIENCE_MS)
+
+
+def _job() -> Any:
+    # Private, but the only door to the key-value store that needs no collective (jax 0.11, 0.12).
+    from jax._src import distributed
+
+    return distributed.global_state

@@ -1,0 +1,114 @@
+"""The device mesh, and the one table from logical array axes to mesh axes. Moves no data.
+
+Axes are `AxisType.Auto`: the compiler propagates shardings, and `constrain` pins activations where
+blocks meet. The tests assert what every parameter and the compiled collectives come to.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from ..errors import UserError
+from ..run_config import MeshConfig
+
+AXES: dict[str | None, str | tuple[str, ...] | None] = {
+    None: None,
+    "layers": None,
+    "batch": ("data", "fsdp"),
+    "chains": ("data", "fsdp"),
+    # A parameter's wide axis. Embeddings are split along the vocabulary: splitting their feature
+    # axis makes the partitioner rematerialise the lookup's gradient.
+    "embed": "fsdp",
+    "vocab": ("tensor", "fsdp"),
+    "heads": "tensor",
+    "mlp": "tensor",
+    "logits": "tensor",  # the vocabulary axis of an activation, whose batch has taken fsdp
+}
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+    """Mesh (data, fsdp, tensor) over all devices of all processes, or over those of a topology."""
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
+    rest = config.fsdp * config.tensor
+    data = count // max(rest, 1) if config.data == -1 else config.data
+    if min(data, config.fsdp, config.tensor) < 1 or data * rest != count:
+        raise UserError(
+            got=f"mesh data={config.data} fsdp={config.fsdp} tensor={config.tensor}",
+            expected=f"a product of {count}, the number of {devices[0].device_kind} devices",
+            do="set --mesh.data -1 and choose --mesh.fsdp and --mesh.tensor so that their product "
+            f"divides {count}; JAX_NUM_CPU_DEVICES=8 makes eight devices of a CPU",
+        )
+    return jax.make_mesh(
+        (data, config.fsdp, config.tensor),
+        ("data", "fsdp", "tensor"),
+        axis_types=(AxisType.Auto,) * 3,
+        devices=devices,
+    )
+
+
+def spec(*logical: str | None) -> PartitionSpec:
+    """Logical axis names -> PartitionSpec; refuses two axes of one array on one mesh axis."""
+    mesh_axes = [AXES[name] for name in logical]
+    flat = [
+        axis for axes in mesh_axes for axis in ((axes,) if isinstance(axes, str) else axes or ())
+    ]
+    if len(flat) != len(set(flat)):
+        raise ValueError(f"logical axes {logical} map to {mesh_axes}: one mesh axis is used twice")
+    return PartitionSpec(*mesh_axes)
+
+
+def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
+    """Pin an activation's sharding; does nothing outside a mesh or on a single device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, spec(*logical))
+
+
+def check_divisible(abstract: Any, specs: Any, mesh: Mesh) -> None:
+    """Raise where a sharded axis of the state does not divide by its mesh axes."""
+    leaves = jax.tree_util.tree_leaves_with_path(abstract)
+    for (path, leaf), leaf_spec in zip(
+        leaves, jax.tree.leaves(specs, is_leaf=is_spec), strict=True
+    ):
+        for dim, axes in enumerate(leaf_spec):
+            parts = math.prod(
+                mesh.shape[a] for a in ((axes,) if isinstance(axes, str) else axes or ())
+            )
+            if leaf.shape[dim] % parts:
+                raise UserError(
+                    got=f"{jax.tree_util.keystr(path)} of shape {leaf.shape}",
+                    expected=f"axis {dim} ({leaf.shape[dim]}) divisible by mesh {axes} = {parts}",
+                    do="change that size in the preset, or lower --mesh.fsdp / --mesh.tensor",
+                )
+
+
+def named(specs: Any, mesh: Mesh) -> Any:
+    """Tree of PartitionSpec -> tree of NamedSharding."""
+    return jax.tree.map(lambda s: NamedSharding(mesh, s), specs, is_leaf=is_spec)
+
+
+def describe_shards(abstract: Any, rows: int = 12) -> str:
+    """A table of the largest arrays: shape, sharding, bytes a device; and the total."""
+    leaves = jax.tree_util.tree_leaves_with_path(abstract)
+    sized = [
+        (math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize, p, x) for p, x in leaves
+    ]
+    sized.sort(key=lambda row: -row[0])
+    lines = [
+        f"{size / 1e6:9.2f} MB  {jax.tree_util.keystr(path)} {x.dtype}{list(x.shape)}"
+        f" {x.sharding.spec}"
+        for size, path, x in sized[:rows]
+    ]
+    total = sum(size for size, _, _ in sized)
+    heading = f"state: {len(sized)} arrays, {total / 1e6:.1f} MB a device; the largest:"
+    return "\n".join([heading, *lines])
+
+
+def is_spec(x: Any) -> bool:
+    """For `is_leaf`."""
+    return isinstance(x, PartitionSpec)

@@ -1,0 +1,136 @@
+"""Child processes for fault tests, forked from a server that has imported the stack once."""
+
+import dataclasses
+import multiprocessing
+import os
+import resource
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from ... import cli
+from ...run_config import RunConfig
+from .. import loop
+from ..distributed import start_processes
+from ..sharding import make_mesh
+from .workloads import SamplerConfig, sampler
+
+CONTEXT = multiprocessing.get_context("forkserver")
+# The kind's own modules too, wherever they are.
+CONTEXT.set_forkserver_preload([__name__, f"{cli.__package__}.workload"])
+
+
+class Child:
+    """A forked process whose output goes to a file."""
+
+    def __init__(
+        self, target: Callable[..., object], *args: object, log: Path, devices: int = 1, **env: str
+    ) -> None:
+        self.log = log
+        log.touch()
+        self.process = CONTEXT.Process(target=_enter, args=(target, args, log, devices, env))
+        self.process.start()
+
+    def wait_for(self, condition: Callable[[], bool], timeout_s: float = 240) -> None:
+        """Until the condition holds; the child has to live so long."""
+        end = time.monotonic() + timeout_s
+        while not condition():
+            assert self.process.is_alive(), self.log.read_text()
+            assert time.monotonic() < end, self.log.read_text()
+            time.sleep(0.002)
+
+    def code(self, timeout_s: float = 240) -> int | None:
+        """Its exit code; None and killed if it does not end."""
+        self.process.join(timeout_s)
+        code = self.process.exitcode
+        self.process.kill()
+        return code
+
+
+def start_two(
+    target: Callable[..., object], *args: tuple[object, ...], folder: Path
+) -> list[Child]:
+    """A job of two processes with two devices each; `args` of the first and of the second."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [
+        Child(
+            target,
+            *args[index],
+            log=folder / f"log{index}",
+            devices=2,
+            JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
+            JAX_NUM_PROCESSES="2",
+            JAX_PROCESS_ID=str(index),
+        )
+        for index in range(2)
+    ]
+
+
+def _enter(
+    target: Callable[..., object],
+    args: tuple[object, ...],
+    log: Path,
+    devices: int,
+    env: dict[str, str],
+) -> None:
+    os.environ.update(env)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    jax.config.update("jax_num_cpu_devices", devices)
+    target(*args)
+
+
+def train_sampler(
+    run_dir: Path,
+    steps: int,
+    every: int,
+    delay_s: float = 0.0,
+    file_limit: int | None = None,
+    fail_at: int | None = None,
+) -> None:
+    """Run the sampler through the console script's ending.
+
+    `delay_s` slows its steps down, no file may exceed `file_limit` bytes, batch `fail_at` raises.
+    """
+    options = {"save_every_steps": every, "log_every_steps": 1, "trackers": ()}
+    config = SamplerConfig(run=RunConfig(run_dir=str(run_dir), steps=steps, **options))
+
+    def slow(cursor: int) -> dict[str, jax.Array]:
+        time.sleep(delay_s)
+        if cursor == fail_at:
+            raise RuntimeError("the tenth batch is broken")
+        return {}
+
+    def train() -> int:
+        start_processes()
+        workload = dataclasses.replace(sampler(config), batch=slow)
+        if file_limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+        return loop.run(workload, config, make_mesh(config.mesh))
+
+    cli.find_commands()["train"] = train
+    cli.main(["train"])
+
+
+def hang(run_dir: Path) -> None:
+    """A run whose batches never come."""
+    config = SamplerConfig(run=RunConfig(run_dir=str(run_dir), hang_timeout_s=2.0, trackers=()))
+    stuck = dataclasses.replace(sampler(config), batch=lambda cursor: time.sleep(600))
+    loop.run(stuck, config, make_mesh(config.mesh))
+
+
+def optimised(*argv: str) -> None:
+    """The console script with XLA's optimisations, which conftest.py turns off."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    cli.main(argv)
+
+
+def command(*argv: str) -> None:
+    """The console script."""
+    cli.main(argv)

@@ -1,0 +1,253 @@
+"""The loop against a workload that is no language model: order, resume, guards, compilation."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ...contract import Workload
+from ...errors import Exit, UserError
+from ...records.telemetry import read
+from ...run_config import MeshConfig, RunConfig
+from .. import loop
+from ..checkpoint import Checkpoints
+from ..loop import abstract_state
+from ..sharding import make_mesh
+from ..sink import Sink, read_outputs
+from .workloads import CHAINS, SamplerConfig, sampler
+
+type Change = dict[str, object]
+
+
+def config_of(
+    folder: Path, steps: int, mesh: MeshConfig | None = None, **run: object
+) -> SamplerConfig:
+    options = {"save_every_steps": 7, "log_every_steps": 1, "trackers": ()} | run
+    return SamplerConfig(
+        run=RunConfig(run_dir=str(folder), steps=steps, **options), mesh=mesh or MeshConfig()
+    )
+
+
+def go(config: SamplerConfig, **change: object) -> Exit:
+    workload = dataclasses.replace(sampler(config), **change)
+    return loop.run(workload, config, make_mesh(config.mesh))
+
+
+def draws(folder: Path) -> np.ndarray:
+    return read_outputs(folder / "outputs")["draws"]
+
+
+def test_resume_equals_uninterrupted_and_any_mesh(tmp_path: Path) -> None:
+    go(config_of(tmp_path / "whole", 25))
+    for steps in (9, 16, 25):  # resumed twice, between saves and on one; each on another mesh
+        mesh = MeshConfig(data=2, fsdp=4) if steps == 16 else None
+        assert go(config_of(tmp_path / "parts", steps, mesh)) == Exit.DONE
+    np.testing.assert_array_equal(draws(tmp_path / "whole"), draws(tmp_path / "parts"))
+    whole, parts = (read(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts"))
+    assert [r["log_density"] for r in whole] == pytest.approx([r["log_density"] for r in parts])
+    assert [r["step"] for r in parts] == list(range(1, 26))
+
+
+def test_finished_run_does_nothing(tmp_path: Path) -> None:
+    go(config_of(tmp_path, 5))
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    assert go(config_of(tmp_path, 5)) == Exit.DONE
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_run_leaves_every_promised_file(tmp_path: Path) -> None:
+    go(config_of(tmp_path, 14), evaluate=lambda state: {"heldout_x": 2.0})
+    records = read(tmp_path / "metrics.jsonl")
+    assert {"step", "log_density", "draws_per_s", "step_ms", "skipped"} <= records[5].keys()
+    assert records[-1]["heldout_x"] == 2.0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["steps"] == 14
+    assert summary["draws_seen"] == 14 * 5 * CHAINS
+    assert {"compile_s", "checkpoint_blocking_ms", "goodput", "wall_s"} <= summary.keys()
+    assert (tmp_path / "report.html").exists()
+    assert list((tmp_path / "plots").glob("*.png"))
+    assert json.loads((tmp_path / "config.json").read_text())["identity"]["scale"] == 0.8
+
+
+def test_what_was_stopped_after_its_last_save_is_finished_by_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def killed(state: object) -> dict[str, object]:
+        raise KeyboardInterrupt
+
+    def finished(steps: int) -> None:
+        assert go(config_of(tmp_path, steps), finish=lambda state: {"score": 2.0}) == Exit.DONE
+        summary = json.loads((tmp_path / "summary.json").read_text())
+        assert (summary["steps"], summary["score"]) == (steps, 2.0)
+        assert summary["step_ms"] > 0
+        assert summary["log_density"] == read(tmp_path / "metrics.jsonl")[-1]["log_density"]
+        assert (tmp_path / "report.html").exists()
+        (tmp_path / "report.html").unlink()
+
+    with pytest.raises(KeyboardInterrupt):
+        go(config_of(tmp_path, 5), finish=killed)
+    assert not (tmp_path / "summary.json").exists()
+    finished(5)
+    # The summary that stands there now is no longer that of the run.
+    monkeypatch.setattr(
+        loop.StopRequest, "decide", lambda _, step: Exit.PREEMPTED if step == 9 else None
+    )
+    with caplog.at_level(logging.WARNING):
+        assert go(config_of(tmp_path, 9)) == Exit.PREEMPTED
+    assert "saved at step 9; the same command writes the report" in caplog.text
+    finished(9)
+    assert go(config_of(tmp_path, 9), finish=killed) == Exit.DONE  # there is nothing left to do
+
+
+def test_hang_watch_knows_of_evaluations_and_ends_with_the_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def noted(what: str, act: Callable[..., Any] = lambda *_: {}) -> Callable[..., Any]:
+        return lambda *args: (seen.append(what), act(*args))[1]
+
+    watch = SimpleNamespace(beat=noted("beat"), close=noted("close"))
+    monkeypatch.setattr(loop, "Watch", lambda timeout_s: watch)
+    monkeypatch.setattr(Checkpoints, "wait", noted("wait", Checkpoints.wait))
+    go(
+        config_of(tmp_path, 4, save_every_steps=0, eval_every_steps=2),
+        evaluate=noted("evaluate"),
+        finish=noted("finish"),
+    )
+    expected = "beat beat evaluate beat beat beat evaluate beat wait close wait finish wait"
+    assert " ".join(seen) == expected
+
+
+def test_logged_loss_is_the_mean_of_the_steps_and_a_resume_changes_no_bit(tmp_path: Path) -> None:
+    def step(state: dict[str, jax.Array], batch: object) -> tuple:
+        loss = jnp.where(state["step"] == 5, jnp.nan, jnp.sin(state["step"].astype(jnp.float32)))
+        return state | {"step": state["step"] + 1}, {"loss": loss}, {}
+
+    for name, parts in (("whole", (18,)), ("parts", (6, 7, 18))):
+        for steps in parts:
+            go(config_of(tmp_path / name, steps, log_every_steps=4), step=step)
+    whole, parts = (
+        {r["step"]: r["loss"] for r in read(tmp_path / name / "metrics.jsonl")}
+        for name in ("whole", "parts")
+    )
+    assert list(whole) == [4, 8, 12, 16, 18]
+    assert parts == whole | {step: parts[step] for step in (6, 7)}
+    assert whole[4] == pytest.approx(np.sin([0, 1, 2, 3]).mean())
+    assert whole[8] == pytest.approx(np.sin([4, 6, 7]).mean())  # the skipped one does not count
+    assert whole[18] == pytest.approx(np.sin([16, 17]).mean())
+
+
+def test_compiles_exactly_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    compiled: list[int] = []  # steps at which XLA compiled anything
+    at = [0]
+
+    def on_event(event: str, duration_s: float, **_: object) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(at[0])
+
+    def batch(cursor: int) -> dict[str, jax.Array]:
+        at[0] = cursor
+        return {}
+
+    jax.monitoring.register_event_duration_secs_listener(on_event)
+    evaluate = jax.jit(lambda state: state["at"].mean())
+    go(
+        config_of(tmp_path, 20, eval_every_steps=5),
+        batch=batch,
+        evaluate=lambda state: {"mean": float(evaluate(state))},
+    )
+    # Batches are made three steps ahead; the evaluation of step 5 compiles its own function.
+    assert max(compiled) <= 5 + 3, compiled
+    assert "compiled again" not in caplog.text
+
+
+def test_second_compilation_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shapes = {3: 5}  # a batch of another shape at the fourth step
+
+    def step(state: dict[str, jax.Array], batch: dict[str, jax.Array]) -> tuple:
+        return state | {"step": state["step"] + 1}, {"sum": batch["x"].sum()}, {}
+
+    change: Change = {"step": step, "batch": lambda cursor: {"x": jnp.ones(shapes.get(cursor, 4))}}
+    with caplog.at_level(logging.WARNING):
+        go(config_of(tmp_path, 5), **change)
+    (said,) = {r.getMessage() for r in caplog.records if "compiled again" in r.getMessage()} - {""}
+    assert "['x']" in said
+    assert "float32[4]" in said
+    assert "float32[5]" in said
+
+
+def poisoned(workload: Workload, bad: range) -> Change:
+    """Steps whose state and metrics turn to NaN in the range."""
+
+    def step(state: dict[str, jax.Array], batch: object) -> tuple:
+        new, metrics, outputs = workload.step(state, batch)
+        poison = jnp.where((state["step"] >= bad.start) & (state["step"] < bad.stop), jnp.nan, 0.0)
+        metrics = {"log_density": metrics["log_density"] + poison}
+        return new | {"at": new["at"] + poison}, metrics, {"draws": outputs["draws"] + poison}
+
+    return {"step": step}
+
+
+def test_non_finite_step_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = config_of(tmp_path, 12, max_skipped_steps=3)
+    with caplog.at_level(logging.WARNING):
+        assert go(config, **poisoned(sampler(config), range(4, 6))) == Exit.DONE
+    records = read(tmp_path / "metrics.jsonl")
+    assert [r["skipped"] for r in records] == [0, 0, 0, 0, 1, 2, 2, 2, 2, 2, 2, 2]
+    assert [r["log_density"] is None for r in records] == [4 <= i < 6 for i in range(12)]
+    assert "step 5 was not finite" in caplog.text
+    assert len(draws(tmp_path)) == 10
+    assert np.isfinite(draws(tmp_path)).all()
+
+
+def test_outputs_wait_for_their_save_in_the_hosts_memory(tmp_path: Path) -> None:
+    sink = Sink(tmp_path)
+    sink.add({"draws": jnp.ones(3)})
+    assert type(sink._steps[0]["draws"]) is np.ndarray
+
+
+def test_too_many_non_finite_steps_stop_the_run(tmp_path: Path) -> None:
+    config = config_of(tmp_path, 40, max_skipped_steps=3)
+    with pytest.raises(UserError, match="3 non-finite steps in a row, up to step 11"):
+        go(config, **poisoned(sampler(config), range(8, 40)))
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["00000007"]
+    assert go(config) == Exit.DONE  # nothing is lost: it goes on from step 7 once that is mended
+    assert len(draws(tmp_path)) == 40
+
+
+def test_state_is_sharded_as_declared(tmp_path: Path) -> None:
+    config = config_of(tmp_path, 1)
+    mesh = make_mesh(config.mesh)
+    abstract, _ = abstract_state(sampler(config), 0, mesh)
+    assert abstract["at"].sharding.shard_shape((CHAINS, 2)) == (CHAINS // mesh.size, 2)
+    assert abstract["step"].sharding.is_fully_replicated
+
+
+def test_other_identity_is_refused(tmp_path: Path) -> None:
+    go(config_of(tmp_path, 5))
+    config = config_of(tmp_path, 9)
+    with pytest.raises(UserError, match=r"got: +scale=0.5\nexpected: scale=0.8.*\n.*--scale 0.8"):
+        go(dataclasses.replace(config, scale=0.5))
+    with pytest.raises(UserError, match=r"run.seed=1(.*\n)+.*--seed 0"):
+        go(config_of(tmp_path, 9, seed=1))
+
+
+def test_another_state_is_refused(tmp_path: Path) -> None:
+    config = config_of(tmp_path, 5)
+    go(config)
+    workload = sampler(config)
+
+    def init(key: jax.Array) -> dict[str, jax.Array]:
+        return workload.init(key) | {"ballast": jnp.zeros(3)}
+
+    with pytest.raises(UserError, match=r"\['ballast'\]: float32\[3\]"):
+        go(config_of(tmp_path, 9), init=init)

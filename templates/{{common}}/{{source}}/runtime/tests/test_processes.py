@@ -1,0 +1,73 @@
+"""Two processes over gloo: one sequence, one decision to stop, one end."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jax._src.clusters import cloud_tpu_cluster
+
+from ...errors import Exit
+from ...records.telemetry import read
+from .. import distributed
+from ..sink import read_outputs
+from .children import Child, start_two, train_sampler
+
+
+def sample(*args: object, folder: Path, fail: bool = False) -> list[Child]:
+    """Two processes; with `fail`, the second raises at its tenth batch."""
+    return start_two(train_sampler, (*args, None), (*args, 10 if fail else None), folder=folder)
+
+
+def logs(folder: Path) -> str:
+    return "\n".join(path.read_text() for path in folder.glob("log*"))
+
+
+def test_tpu_hosts_are_found_as_jax_finds_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert distributed._tpu_hosts() == 1
+    for name in ("TPU_SKIP_MDS_QUERY", "TPU_WORKER_HOSTNAMES"):  # another test's preflight
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(cloud_tpu_cluster, "running_in_cloud_tpu_vm", True)
+    metadata = {"agent-worker-number": "1", "worker-network-endpoints": "a:0:10.0.0.1,b:1:10.0.0.2"}
+    monkeypatch.setattr(cloud_tpu_cluster, "get_metadata", lambda key: (metadata.get(key), "200"))
+    monkeypatch.setattr(cloud_tpu_cluster, "metadata_response_code_success", "200")
+    monkeypatch.setenv("MEGASCALE_NUM_SLICES", "1")
+    assert distributed._tpu_hosts() == 2  # machines that gcloud made: no variable says so
+    monkeypatch.setenv("TPU_PROCESS_ADDRESSES", "a,b,c")
+    monkeypatch.setenv("MEGASCALE_NUM_SLICES", "2")
+    assert distributed._tpu_hosts() == 6  # GKE
+
+
+def test_two_processes_sample_what_one_does(tmp_path: Path) -> None:
+    pair = sample(tmp_path / "two", 20, 7, 0.0, None, folder=tmp_path)
+    assert [child.code() for child in pair] == [0, 0], logs(tmp_path)
+    one = Child(train_sampler, tmp_path / "one", 12, 7, log=tmp_path / "log")
+    assert one.code() == 0, logs(tmp_path)
+    # What one process began, two go on with.
+    pair = sample(tmp_path / "one", 20, 7, 0.0, None, folder=tmp_path)
+    assert [child.code() for child in pair] == [0, 0], logs(tmp_path)
+    two, one = (read_outputs(tmp_path / name / "outputs")["draws"] for name in ("two", "one"))
+    assert two.shape[0] == 20
+    np.testing.assert_array_equal(one, two)
+
+
+def test_sigterm_to_one_saves_both_at_the_same_step(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    pair = sample(run_dir, 100_000, 0, 0.01, None, folder=tmp_path)
+    pair[0].wait_for(lambda: len(read(run_dir / "metrics.jsonl")) > 3)
+    os.kill(pair[1].process.pid, signal.SIGTERM)
+    assert [child.code() for child in pair] == [Exit.PREEMPTED] * 2, logs(tmp_path)
+    (saved,) = (run_dir / "checkpoints").iterdir()
+    assert {f"files-{i}.json" for i in range(2)} <= {p.name for p in saved.iterdir()}
+    assert int(saved.name) == read(run_dir / "metrics.jsonl")[-1]["step"]
+
+
+def test_exception_in_one_ends_both(tmp_path: Path) -> None:
+    pair = sample(tmp_path / "run", 100_000, 0, 0.01, None, folder=tmp_path, fail=True)
+    pair[0].wait_for(lambda: "tenth batch" in pair[1].log.read_text())
+    began_s = time.monotonic()
+    assert [child.code() for child in pair] == [Exit.BUG] * 2, logs(tmp_path)
+    assert time.monotonic() - began_s < 15
+    assert "ended because process 1 did" in pair[0].log.read_text()

@@ -1,0 +1,72 @@
+"""The mesh and the table of axes refuse what cannot work, and say what to do instead."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ...errors import UserError
+from ...run_config import MeshConfig
+from ..sharding import AXES, check_divisible, constrain, describe_shards, make_mesh, named, spec
+
+
+def test_mesh_takes_all_devices() -> None:
+    mesh = make_mesh(MeshConfig(fsdp=2, tensor=2))
+    assert mesh.shape == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert mesh.axis_types == (AxisType.Auto,) * 3
+    assert set(mesh.devices.flat) == set(jax.devices())
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"fsdp": 3}, {"tensor": 0}, {"fsdp": -1}, {"data": 4}, {"data": -2, "fsdp": -4}]
+)
+def test_mesh_that_does_not_fit(sizes: dict[str, int]) -> None:
+    name, size = next(iter(sizes.items()))
+    parts = (f"got: .*{name}={size}", "expected: .*product of 8", "to do: .*--mesh")
+    with pytest.raises(UserError) as error:
+        make_mesh(MeshConfig(**sizes))
+    assert all(re.search(part, str(error.value)) for part in parts)
+
+
+def test_two_axes_of_an_array_do_not_share_a_mesh_axis() -> None:
+    assert spec("layers", "embed", "mlp") == P(None, "fsdp", "tensor")
+    for clash in (("batch", "embed"), ("heads", "mlp"), ("vocab", "embed")):
+        with pytest.raises(ValueError, match="one mesh axis is used twice"):
+            spec(*clash)
+    used = {axis for name in AXES for axis in spec(name)}
+    flat = {axis for axes in used if axes for axis in ([axes] if isinstance(axes, str) else axes)}
+    assert flat == {"data", "fsdp", "tensor"}
+
+
+def test_constrain_pins_on_a_mesh_and_is_nothing_without() -> None:
+    x, mesh = jnp.ones((8, 4)), make_mesh(MeshConfig(fsdp=4))
+    assert constrain(x, "batch", None) is x
+    with jax.set_mesh(mesh):
+        pinned = jax.jit(lambda x: constrain(x, "batch", None))(x)
+    assert pinned.sharding.is_equivalent_to(NamedSharding(mesh, P(("data", "fsdp"), None)), 2)
+
+
+def test_size_that_its_mesh_axis_does_not_divide() -> None:
+    mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
+    specs = {"a": P("fsdp"), "b": P(None, ("tensor", "fsdp"))}
+    check_divisible({"a": np.ones((4, 3)), "b": np.ones((3, 16))}, specs, mesh)
+    with pytest.raises(
+        UserError, match=r"(?s)\['b'\] of shape \(3, 12\).*axis 1 \(12\).* = 8.*do: "
+    ):
+        check_divisible({"a": np.ones((4, 3)), "b": np.ones((3, 12))}, specs, mesh)
+
+
+def test_table_counts_the_bytes_of_one_device() -> None:
+    shardings = named({"small": P(), "large": P("fsdp")}, make_mesh(MeshConfig(fsdp=8)))
+    abstract = {
+        name: jax.ShapeDtypeStruct((size,), np.float32, sharding=shardings[name])
+        for name, size in {"small": 1000, "large": 2_000_000}.items()
+    }
+    heading, first, second = describe_shards(abstract).splitlines()
+    assert heading.startswith("state: 2 arrays, 1.0 MB a device")
+    assert first.split()[:3] == ["1.00", "MB", "['large']"]
+    assert "float32[1000]" in second

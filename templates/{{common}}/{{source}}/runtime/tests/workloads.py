@@ -1,0 +1,56 @@
+"""A workload that is no language model: chunks of a random-walk Metropolis sampler.
+
+Its state is a chain, its batches are empty and its draws go to the output sink.
+"""
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+
+from ...contract import Metrics, Outputs, State, Workload
+from ...run_config import MeshConfig, RunConfig, identity
+from ..sharding import spec
+
+CHUNK, CHAINS, DIM = 5, 8, 2
+BALLAST = 50_000  # floats that make a checkpoint larger than the other files of a run
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    run: RunConfig = field(default_factory=RunConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    scale: float = identity(0.8)
+
+
+def log_density(x: jax.Array) -> jax.Array:
+    return -0.5 * jnp.sum(x**2, axis=-1)
+
+
+def sampler(config: SamplerConfig) -> Workload:
+    def init(key: jax.Array) -> State:
+        at = jax.random.normal(key, (CHAINS, DIM))
+        ballast = jax.random.normal(key, (BALLAST,))
+        return {"at": at, "ballast": ballast, "step": jnp.zeros((), jnp.int32), "key": key}
+
+    def step(state: State, batch: dict[str, jax.Array]) -> tuple[State, Metrics, Outputs]:
+        def move(at: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+            walk, accept = jax.random.split(key)
+            to = at + config.scale * jax.random.normal(walk, at.shape)
+            better = log_density(to) - log_density(at)
+            taken = jnp.log(jax.random.uniform(accept, (CHAINS,))) < better
+            at = jnp.where(taken[:, None], to, at)
+            return at, at
+
+        keys = jax.random.split(jax.random.fold_in(state["key"], state["step"]), CHUNK)
+        at, draws = jax.lax.scan(move, state["at"], keys)
+        metrics = {"log_density": log_density(at).mean()}
+        return state | {"at": at, "step": state["step"] + 1}, metrics, {"draws": draws}
+
+    return Workload(
+        init=init,
+        step=step,
+        batch=lambda cursor: {},
+        specs=lambda state: {name: spec() for name in state} | {"at": spec("chains", None)},
+        rate=("draws", CHUNK * CHAINS),
+    )

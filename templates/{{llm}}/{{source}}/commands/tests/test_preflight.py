@@ -1,0 +1,98 @@
+"""Preflight compiles what the loop runs, needs no data, and says what to change."""
+
+import importlib.util
+import math
+from dataclasses import replace
+from typing import Any
+
+import jax
+import pytest
+
+from ...errors import Exit, UserError
+from ...run_config import MeshConfig
+from ...runtime import compiled
+from ...runtime.loop import abstract_state
+from ...runtime.sharding import make_mesh
+from ...step import make_learner
+from ...tests import tiny
+from ...text.settings import DataConfig
+from ...workload import make_dry_workload, vocabulary
+from ..preflight import preflight
+
+CONFIG = replace(
+    tiny.CONFIG,
+    mesh=MeshConfig(fsdp=4),
+    data=DataConfig(prepared_dir="nowhere", vocab_size=300, seq_len=16, batch_size=16),
+)
+
+
+@pytest.fixture(scope="module")
+def step() -> Any:
+    mesh = make_mesh(CONFIG.mesh)
+    return compiled.compile_step(make_dry_workload(CONFIG, mesh), 0, mesh)
+
+
+def test_memory_is_the_states_and_the_sharding_shows(step: Any) -> None:
+    mesh = make_mesh(CONFIG.mesh)
+    workload = make_dry_workload(CONFIG, mesh)
+    state, _ = abstract_state(workload, 0, mesh)
+    arrays = jax.tree.leaves((state, workload.batch(0)))
+    needed = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in arrays)
+    assert compiled.memory_parts(step)["memory_state_bytes"] == pytest.approx(needed, rel=0.05)
+    counts = compiled.count_collectives(step)
+    assert counts["all-gather"] > 0  # parameters
+    assert counts["all-reduce"] + counts["reduce-scatter"] > 0  # gradients
+
+
+def test_one_device_talks_to_nobody() -> None:
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    workload = make_dry_workload(CONFIG, mesh)
+    assert not compiled.count_collectives(compiled.compile_step(workload, 0, mesh))
+
+
+def test_the_command_says_what_fits_and_what_to_change(
+    step: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(compiled, "compile_step", lambda *_: step)
+    assert preflight(config=CONFIG) == Exit.DONE
+    shown = capsys.readouterr().out
+    assert shown.endswith("fits\n")
+    assert "mesh              data 2, fsdp 4, tensor 1" in shown
+    monkeypatch.setattr(compiled, "memory_limit", lambda device: 1e4)
+    assert preflight(config=CONFIG) == Exit.USER
+    shown = capsys.readouterr().out
+    assert "does not fit" in shown
+    assert "--mesh.fsdp 8" in shown
+    assert "--model.remat dots" in shown
+    assert "micro-batches" not in shown  # there is one row a device
+
+
+def test_automatic_choices_are_those_of_the_target() -> None:
+    learner = make_learner(CONFIG, 300, 0, "tpu")
+    assert (learner.config.model.compute_dtype, learner.attention) == ("bfloat16", "xla")
+    assert make_learner(CONFIG, 300, 0).config.model.compute_dtype == "float32"
+
+
+def test_vocabulary_without_prepared_text() -> None:
+    assert vocabulary(CONFIG.data)[0] == 300
+    assert vocabulary(replace(CONFIG.data, tokenizer="byte")) == (257, 256)
+
+
+def test_a_topology_without_libtpu_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="--extra tpu"):
+        compiled.find_devices("v5e:2x2")
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="the extra `tpu` is not here")
+def test_a_tpu_without_a_tpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("TPU_SKIP_MDS_QUERY", "ALLOW_MULTIPLE_LIBTPU_LOAD"):
+        monkeypatch.setenv(name, "1")
+    assert (
+        preflight(config=replace(CONFIG, mesh=MeshConfig(fsdp=2)), topology="v5e:2x2") == Exit.DONE
+    )
+    assert "4 x TPU v5 lite (v5e:2x2)" in capsys.readouterr().out
+    with pytest.raises(UserError, match="v5e:3x3"):
+        compiled.find_devices("v5e:3x3")

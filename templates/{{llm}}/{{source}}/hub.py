@@ -1,0 +1,122 @@
+"""Writes a checkpoint as other tools read it: a Qwen3 or Llama folder of the Hugging Face Hub.
+
+One process with all parameters; float32. Training's own parts (z-loss, segments) stay behind.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
+
+from .errors import UserError
+from .step import Learner
+from .text.tokenizer import ByteTokenizer
+from .trained import open_run
+
+# Names of a layer there. Matrices are stored as (out, in) there, as (in, out) here.
+NAMES = {
+    "attention_norm": "input_layernorm",
+    "query": "self_attn.q_proj",
+    "key": "self_attn.k_proj",
+    "value": "self_attn.v_proj",
+    "out": "self_attn.o_proj",
+    "query_norm": "self_attn.q_norm",
+    "key_norm": "self_attn.k_norm",
+    "mlp_norm": "post_attention_layernorm",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+}
+
+
+def export(run_dir: str, to: str) -> None:
+    """Write model.safetensors, config.json and, but for bytes, the tokenizer to the folder `to`."""
+    run, folder = open_run(run_dir), Path(to)
+    config = hub_config(run.learner)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_safetensors(folder / "model.safetensors", hub_tensors(run.learner, run.params))
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
+    print(f"{folder}: {config['architectures'][0]} of step {run.step}")
+    if isinstance(run.tokenizer, ByteTokenizer):
+        print(f"no tokenizer.json: ids are the bytes of UTF-8; {run.learner.bos_id} begins a text")
+    else:
+        prepared = Path(run.learner.config.data.prepared_dir)
+        write_tokenizer(folder, prepared / "tokenizer.json", run.learner.bos_id)
+
+
+def hub_config(learner: Learner) -> dict[str, Any]:
+    """The content of config.json; refuses what neither architecture can express."""
+    c = learner.config.model
+    if c.logit_cap:
+        raise UserError(
+            got=f"a model with --model.logit-cap {c.logit_cap}",
+            expected="0: neither Qwen3 nor Llama caps its logits",
+            do="train without a cap to export, or read the checkpoint with this project",
+        )
+    stretch = {"rope_type": "llama3", "factor": c.rope_factor}
+    stretch |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}  # constants of model.rope_table
+    stretch |= {"original_max_position_embeddings": c.rope_context}
+    return {
+        "architectures": ["Qwen3ForCausalLM" if c.qk_norm else "LlamaForCausalLM"],
+        "model_type": "qwen3" if c.qk_norm else "llama",
+        "vocab_size": learner.vocab_size,
+        "hidden_size": c.width,
+        "intermediate_size": c.mlp_width,
+        "num_hidden_layers": c.layers,
+        "num_attention_heads": c.heads,
+        "num_key_value_heads": c.kv_heads,
+        "head_dim": c.head_dim,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": c.rope_theta,
+        "rope_scaling": stretch if c.rope_factor != 1.0 else None,
+        "max_position_embeddings": learner.config.data.seq_len,
+        "tie_word_embeddings": c.tied_embeddings,
+        "bos_token_id": learner.bos_id,
+        "eos_token_id": learner.bos_id,  # the next document's BOS ends one
+        "torch_dtype": "float32",
+    }
+
+
+def hub_tensors(learner: Learner, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Parameters under their names there, without the rows that pad the vocabulary."""
+    tables = {"embedding": "model.embed_tokens", "head": "lm_head"}
+    tensors = {
+        f"{name}.weight": np.asarray(params[ours])[: learner.vocab_size]
+        for ours, name in tables.items()
+        if ours in params
+    }
+    tensors["model.norm.weight"] = np.asarray(params["final_norm"])
+    for ours, stacked in params["blocks"].items():
+        for i, layer in enumerate(np.asarray(stacked)):
+            tensors[f"model.layers.{i}.{NAMES[ours]}.weight"] = layer.T
+    return tensors
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """float32 arrays in the safetensors format: length of a JSON header, header, data."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, x in tensors.items():
+        header[name] = {"dtype": "F32", "shape": x.shape, "data_offsets": (end, end + x.nbytes)}
+        end += x.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # data begin aligned
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for x in tensors.values():
+            file.write(np.ascontiguousarray(x, "<f4"))
+
+
+def write_tokenizer(folder: Path, own: Path, bos_id: int) -> None:
+    """tokenizer.json, which begins a text with BOS as training does, and what names its BOS."""
+    inner = Tokenizer.from_file(str(own))
+    bos = inner.id_to_token(bos_id)
+    if inner.post_processor is None:
+        inner.post_processor = TemplateProcessing(f"{bos} $A", special_tokens=[(bos, bos_id)])
+    inner.save(str(folder / "tokenizer.json"))
+    facts = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": bos, "eos_token": bos}
+    (folder / "tokenizer_config.json").write_text(json.dumps(facts, indent=2))

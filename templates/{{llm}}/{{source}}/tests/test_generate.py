@@ -1,0 +1,182 @@
+"""Writing text: the cache changes nothing, and a run is opened as it was saved."""
+
+import itertools
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from .. import generate as generating
+from ..attention import attend
+from ..commands.evaluate import evaluate
+from ..commands.sample import sample as sample_command
+from ..config import Config
+from ..errors import UserError
+from ..generate import choose, empty_cache, generate, read
+from ..run_config import MeshConfig, from_dict, to_dict
+from ..runtime import loop
+from ..runtime.guards import CompileCount
+from ..runtime.sharding import make_mesh
+from ..step import Learner, init_state, make_learner
+from ..text.shards import Split
+from ..trained import open_run
+from ..workload import make_workload
+from . import tiny
+
+LENGTH = tiny.CONFIG.data.seq_len
+
+
+def full_logits(learner: Learner, params: Any, tokens: jax.Array) -> jax.Array:
+    """Of the training forward, without a cache."""
+    model = nnx.merge(learner.graph, nnx.State(params))
+    hidden, _ = model(
+        jnp.asarray(tokens), lambda q, k, v, kept: (attend(q, k, v, None, "xla"), kept)
+    )
+    return model.logits(hidden)
+
+
+def test_cached_logits_equal_the_full_forward() -> None:
+    learner, params = tiny.learner(), tiny.parameters()
+    tokens = jnp.asarray(tiny.random_tokens(2, LENGTH))
+    model = nnx.merge(learner.graph, nnx.State(params))
+    step = jax.jit(partial(read, learner))
+    # Twenty at once, padded with what must not be seen; the others one by one.
+    padded = jnp.where(jnp.arange(LENGTH) < 20, tokens, 3)
+    hidden, cache = step(params, padded, jnp.asarray(0), empty_cache(learner, rows=2))
+    logits = [model.logits(hidden)[:, :20]]
+    for place in range(20, LENGTH):
+        hidden, cache = step(params, tokens[:, place : place + 1], jnp.asarray(place), cache)
+        logits.append(model.logits(hidden))
+    expected = full_logits(learner, params, tokens)
+    np.testing.assert_allclose(jnp.concatenate(logits, axis=1), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("packing", ["segments", "documents"])
+def test_greedy_text_is_the_argmax_of_the_full_forward_also_after_sliding(packing: str) -> None:
+    data, params = replace(tiny.CONFIG.data, packing=packing), tiny.parameters()
+    learner = make_learner(replace(tiny.CONFIG, data=data), tiny.VOCAB, tiny.BOS)
+    forward = jax.jit(partial(full_logits, learner))
+    context, expected = [tiny.BOS, 20, 30], []
+    for _ in range(2 * LENGTH):
+        if len(context) > LENGTH:
+            context = context[-LENGTH // 2 :]
+            context[0] = tiny.BOS if packing == "documents" else context[0]
+        padded = jnp.array([context + [0] * (LENGTH - len(context))])
+        expected.append(int(jnp.argmax(forward(params, padded)[0, len(context) - 1])))
+        context.append(expected[-1])
+    tokens = generate(learner, params, [tiny.BOS, 20, 30], 0.0, 1.0, seed=0)
+    assert list(itertools.islice(tokens, 2 * LENGTH)) == expected
+
+
+def test_draws_follow_temperature_and_top_p() -> None:
+    probabilities = np.array([0.1, 0.4, 0.3, 0.2], np.float32)
+    keys = jax.random.split(jax.random.key(0), 4000)
+
+    def frequencies(temperature: float, top_p: float) -> np.ndarray:
+        draw = jax.vmap(lambda key: choose(jnp.log(probabilities), key, temperature, top_p))
+        return np.bincount(draw(keys), minlength=4) / len(keys)
+
+    np.testing.assert_allclose(frequencies(1.0, 1.0), probabilities, atol=0.03)
+    np.testing.assert_allclose(frequencies(1.0, 0.6), [0, 4 / 7, 3 / 7, 0], atol=0.03)
+    sharper = probabilities**2 / np.sum(probabilities**2)
+    np.testing.assert_allclose(frequencies(0.5, 1.0), sharper, atol=0.03)
+    assert frequencies(0.0, 1.0).tolist() == [0, 1, 0, 0]
+
+
+@pytest.fixture(scope="module")
+def run_config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """Of a run that was trained for two steps on eight devices."""
+    config = tiny.with_text(tmp_path_factory.mktemp("run"), steps=2, save_every_steps=1)
+    config = replace(config, mesh=MeshConfig(fsdp=2, tensor=2))
+    mesh = make_mesh(config.mesh)
+    assert loop.run(make_workload(config, mesh), config, mesh) == 0
+    return config
+
+
+def test_configuration_survives_its_checkpoint(run_config: Config) -> None:
+    assert from_dict(Config(), to_dict(run_config)) == run_config
+    assert from_dict(run_config, {"gone.with.an.update": 1}) == run_config
+
+
+def test_a_run_is_opened_on_its_own_mesh(run_config: Config) -> None:
+    run = open_run(run_config.run.run_dir)
+    assert (run.step, run.mesh.shape["fsdp"], run.mesh.shape["tensor"]) == (2, 2, 2)
+    first = init_state(run.learner, jax.random.key(0))["params"]
+    assert jax.tree.map(jnp.shape, run.params) == jax.tree.map(jnp.shape, first)
+    moved = jax.tree.map(lambda new, old: float(jnp.abs(new - old).max()), run.params, first)
+    assert 0 < max(jax.tree.leaves(moved)) < 0.05  # two steps of AdamW from the same seed
+
+
+def test_writing_compiles_nothing_after_the_first_two_tokens(run_config: Config) -> None:
+    run = open_run(run_config.run.run_dir)  # sharded, so that the cache might be too
+    tokens = generate(run.learner, run.params, [1], 1.0, 0.9, seed=0)
+    list(itertools.islice(tokens, 2))
+    compiled = CompileCount()
+    list(itertools.islice(tokens, 60))  # slides twice
+    assert compiled.count == 0
+
+
+def test_sample_prints_so_many_characters_and_repeats_itself(
+    run_config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def written(**options: float) -> str:
+        run_dir = run_config.run.run_dir
+        assert sample_command(run_dir=run_dir, prompt="line ", chars=40, **options) == 0
+        return capsys.readouterr().out
+
+    likeliest = written(temperature=0.0)
+    assert likeliest.startswith("line ")
+    assert len(likeliest) == len("line ") + 40 + len("\n")
+    assert written(seed=1) == written(seed=1) != likeliest
+
+
+def test_text_is_whole_characters_up_to_the_documents_end(
+    run_config: Config, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = [97, *"€".encode(), 0xE2, 98, tiny.BOS, 99]  # 0xE2 begins a character and ends none
+    monkeypatch.setattr(generating, "generate", lambda *_: iter(tokens))
+    assert sample_command(run_dir=run_config.run.run_dir, chars=9) == 0
+    assert capsys.readouterr().out == "a€\N{REPLACEMENT CHARACTER}b\n"
+    assert sample_command(run_dir=run_config.run.run_dir, chars=2) == 0
+    assert capsys.readouterr().out == "a€\n"
+
+
+def test_evaluate_prints_the_bits_per_byte_of_the_summary(
+    run_config: Config, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert evaluate(run_dir=run_config.run.run_dir) == 0
+    summary = json.loads((Path(run_config.run.run_dir) / "summary.json").read_text())
+    printed = capsys.readouterr().out
+    assert f"{summary['heldout_bits_per_byte']:.4g}" in printed
+    assert summary["corpus_sha256"] in printed
+    monkeypatch.setattr(Split, "lossless", False)
+    assert evaluate(run_dir=run_config.run.run_dir) == 0
+    assert "held-out bits per byte" not in capsys.readouterr().out
+
+
+def test_reading_passes_over_a_damaged_checkpoint_and_touches_nothing(
+    run_config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(run_config.run.run_dir) / "checkpoints"
+    (folder / "00000009").mkdir()  # a save under way
+    manifest = folder / "00000002" / "manifest.json"
+    sound = manifest.read_text()
+    manifest.write_text(sound.replace('"step": 2', '"step": 3'))
+    before = sorted(folder.rglob("*"))
+    try:
+        assert open_run(run_config.run.run_dir).step == 1
+        assert sorted(folder.rglob("*")) == before
+    finally:
+        manifest.write_text(sound)
+
+
+def test_opening_nothing_says_how_to_train(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="train demo --run-dir"):
+        open_run(str(tmp_path))

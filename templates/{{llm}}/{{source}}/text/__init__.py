@@ -1,0 +1,1 @@
+"""Text and its tokens: reading, tokenizing, shards. No model and no training."""

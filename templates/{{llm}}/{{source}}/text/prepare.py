@@ -1,0 +1,229 @@
+"""Corpus -> token shards, once: streamed, resumed after a kill at any point.
+
+Files are put in place by a rename and count when the manifest names them, so a half-written one
+never does. One process at a time may prepare a folder.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
+
+from ..errors import UserError
+from .corpus import Document, SplitName, find_files, is_chosen, read_documents
+from .settings import DataConfig
+from .shards import Manifest, Shard, open_tokenizer, read_manifest
+from .tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer, train_bpe
+
+SHARD_BYTES = 1 << 27  # of text; a few times this is in memory
+BATCH_DOCUMENTS = 64  # that the tokenizer's threads get at once
+BPE_BYTES = 1 << 30  # of a larger corpus, about so much trains the BPE, chosen by hash
+NAMES_KEPT = 5  # of unusable documents
+
+type Advance = Callable[[int], None]
+"""Told how many more bytes of the corpus on disk are dealt with."""
+
+
+def prepare(config: DataConfig, *, show: bool = True) -> Manifest:
+    """Tokenize the corpus into `prepared_dir`, or return at once when that is done already.
+
+    UserError when the folder holds another preparation, or a split would be empty.
+    """
+    folder, request = Path(config.prepared_dir), _request(config)
+    manifest = read_manifest(folder) if (folder / "manifest.json").exists() else None
+    if manifest:
+        _check_same(manifest.request, request, folder)
+        if manifest.complete:
+            return manifest
+    corpus_bytes = sum(path.stat().st_size for path in find_files(config.paths))
+    columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, disable=not show) as progress:
+
+        def begin(description: str) -> Advance:
+            task = progress.add_task(description, total=corpus_bytes)
+            return functools.partial(progress.advance, task)
+
+        if manifest:
+            tokenizer = open_tokenizer(folder)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            tokenizer = _make_tokenizer(config, BPE_BYTES / max(corpus_bytes, 1), begin)
+            manifest = Manifest(
+                request=request,
+                tokenizer_sha256=tokenizer.sha256,
+                vocab_size=tokenizer.vocab_size,
+                bos_id=tokenizer.bos_id,
+                dtype="uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32",
+                python=platform.python_version(),
+            )
+            _write_manifest(folder, manifest)
+        return _write_shards(config, manifest, tokenizer, begin("tokenize"))
+
+
+def describe(manifest: Manifest) -> str:
+    """What was prepared and what was left out, in a few lines."""
+    lines = [
+        f"{split}: {manifest.total('documents', split):,} documents, "
+        f"{manifest.total('text_bytes', split):,} bytes, {manifest.total('tokens', split):,} tokens"
+        for split in ("train", "heldout")
+    ]
+    for problem, (count, names) in manifest.unusable.items():
+        more = ", ..." if count > len(names) else ""
+        lines.append(f"left out, {problem}: {count:,} ({', '.join(names)}{more})")
+    if not all(shard.lossless for shard in manifest.shards):
+        lines.append("the tokens do not give the held-out texts back: there are no bits per byte")
+    return "\n".join([*lines, f"corpus {manifest.corpus_sha256[:16]}, Python {manifest.python}"])
+
+
+def _request(config: DataConfig) -> dict[str, Any]:
+    """All that decides the result; `sources` is None where this machine does not have them."""
+    sources: str | None = None
+    try:
+        files = find_files(config.paths) if config.paths else {}
+        facts = "".join(f"{name}\0{path.stat().st_size}\0" for path, name in files.items())
+        if config.tokenizer not in ("byte", "bpe"):
+            facts += JsonTokenizer(Path(config.tokenizer)).sha256
+        sources = f"SHA-256 of names and sizes {hashlib.sha256(facts.encode()).hexdigest()}"
+    except UserError:
+        pass
+    names = ("text_field", "tokenizer", "vocab_size", "heldout_fraction")
+    fields = {name: getattr(config, name) for name in names}
+    return {"paths": list(config.paths), **fields, "sources": sources}
+
+
+def _check_same(got: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
+    # Shards that were copied to a machine without their sources serve as well.
+    differ = [k for k in wanted if wanted[k] != got.get(k) and (k, wanted[k]) != ("sources", None)]
+    if differ:
+        raise UserError(
+            got=f"{folder}, prepared with {', '.join(f'{k}={got.get(k)!r}' for k in differ)}",
+            expected=", ".join(f"{k}={wanted[k]!r}" for k in differ),
+            do="choose another --data.prepared-dir, or delete that folder",
+        )
+
+
+def _make_tokenizer(config: DataConfig, share: float, begin: Callable[[str], Advance]) -> Tokenizer:
+    if config.tokenizer == "byte":
+        return ByteTokenizer()
+    path = Path(config.prepared_dir) / "tokenizer.json"
+    if config.tokenizer == "bpe":
+        texts = _bpe_texts(config, share, begin("train BPE"))
+        _write(path, train_bpe(texts, config.vocab_size).encode())
+    else:
+        JsonTokenizer(Path(config.tokenizer))  # complain of the user's file, not of our copy
+        _write(path, Path(config.tokenizer).read_bytes())
+    return JsonTokenizer(path)
+
+
+def _bpe_texts(config: DataConfig, share: float, advance: Advance) -> Iterator[str]:
+    for document in read_documents(config):
+        advance(document.disk_bytes)
+        if document.split == "train" and is_chosen(document.name.encode(), share):
+            yield document.text
+
+
+def _write_shards(
+    config: DataConfig, manifest: Manifest, tokenizer: Tokenizer, advance: Advance
+) -> Manifest:
+    folder, corpus = Path(config.prepared_dir), hashlib.sha256()
+    done = {shard.source_sha256: shard for shard in manifest.shards}
+    shards: list[Shard] = []
+    unusable: dict[str, list[Any]] = {}
+    for split, documents in _gather(config, corpus, unusable):
+        name = f"{split}-{sum(shard.split == split for shard in shards):05d}"
+        source = hashlib.sha256(b"".join([name.encode(), *map(_digest, documents)])).hexdigest()
+        if source in done:
+            advance(sum(document.disk_bytes for document in documents))
+        else:
+            facts = _write_shard(folder / name, documents, tokenizer, manifest.dtype, advance)
+            done[source] = Shard(split=split, source_sha256=source, **facts)
+            manifest = dataclasses.replace(manifest, shards=tuple(done.values()))
+            _write_manifest(folder, manifest)
+        shards.append(done[source])
+    if {shard.split for shard in shards} != {"train", "heldout"}:
+        (folder / "manifest.json").unlink(missing_ok=True)  # the next try may ask otherwise
+        raise UserError(
+            got=f"usable documents: {[(s.split, s.documents) for s in shards]}, others: {unusable}",
+            expected="documents to train on and, chosen by hash, held-out ones",
+            do="give more documents, or change --data.heldout-fraction",
+        )
+    facts = {"shards": tuple(shards), "corpus_sha256": corpus.hexdigest(), "unusable": unusable}
+    manifest = dataclasses.replace(manifest, complete=True, **facts)
+    _write_manifest(folder, manifest)
+    return manifest
+
+
+def _gather(
+    config: DataConfig, corpus: Any, unusable: dict[str, list[Any]]
+) -> Iterator[tuple[SplitName, list[Document]]]:
+    """Usable documents of a split, about SHARD_BYTES of text at a time; the others are counted."""
+    waiting: dict[SplitName, list[Document]] = {"train": [], "heldout": []}
+    size = {"train": 0, "heldout": 0}
+    for document in read_documents(config):
+        split, problem = document.split, document.problem
+        if problem:
+            count, names = unusable.get(problem, [0, []])
+            unusable[problem] = [count + 1, [*names, document.name][:NAMES_KEPT]]
+            continue
+        corpus.update(_digest(document))
+        waiting[split].append(document)
+        size[split] += len(document.text)
+        if size[split] >= SHARD_BYTES:
+            yield split, waiting[split]
+            waiting[split], size[split] = [], 0
+    yield from ((split, rest) for split, rest in waiting.items() if rest)
+
+
+def _digest(document: Document) -> bytes:
+    return hashlib.sha256(f"{document.name}\0{document.text}".encode()).digest()
+
+
+def _write_shard(
+    stem: Path, documents: list[Document], tokenizer: Tokenizer, dtype: str, advance: Advance
+) -> dict[str, Any]:
+    encoded: list[np.ndarray] = []
+    for batch in itertools.batched(documents, BATCH_DOCUMENTS):
+        for ids in tokenizer.encode_batch([document.text for document in batch]):
+            encoded.append(np.concatenate([[tokenizer.bos_id], ids]).astype(dtype))
+        advance(sum(document.disk_bytes for document in batch))
+    texts = [document.text.encode() for document in documents]
+    starts = np.array([np.cumsum([0, *map(len, parts[:-1])]) for parts in (encoded, texts)])
+    lossless = True
+    files: dict[str, Any] = {".tokens.npy": np.concatenate(encoded), ".starts.npy": starts}
+    if stem.name.startswith("heldout"):
+        files[".txt"] = b"".join(texts)
+        pairs = zip(encoded, documents, strict=True)
+        lossless = all(tokenizer.decode(ids) == document.text for ids, document in pairs)
+    return {
+        "tokens": sum(map(len, encoded)),
+        "documents": len(documents),
+        "text_bytes": sum(map(len, texts)),
+        "lossless": lossless,
+        "files": {stem.name + end: _write(Path(f"{stem}{end}"), files[end]) for end in files},
+    }
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    _write(folder / "manifest.json", json.dumps(dataclasses.asdict(manifest), indent=1).encode())
+
+
+def _write(path: Path, data: bytes | np.ndarray) -> str:
+    """Put a file in place whole or not at all -> its SHA-256."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w+b") as file:
+        file.write(data) if isinstance(data, bytes) else np.save(file, data)
+        file.flush()
+        os.fsync(file.fileno())
+        file.seek(0)
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    temporary.replace(path)
+    return sha256

@@ -1,0 +1,26 @@
+"""Settings of the text and of what becomes of it. Imports no JAX."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..run_config import identity
+
+type Packing = Literal["segments", "documents"]
+"""`segments`: row i is tokens [i T, i T + T] of the stream: the model must not attend across BOS.
+`documents`: BOS and a piece of one document, for attention that knows no more than "causal"."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which text, how it becomes tokens, and how tokens become batches."""
+
+    paths: tuple[str, ...] = ()  # .txt .jsonl(.gz) .parquet, folders, globs; none = Python's own
+    text_field: str = "text"  # of JSON lines and parquet rows
+    prepared_dir: str = "data/stdlib"  # token shards and their manifest
+    tokenizer: str = "bpe"  # byte, bpe (trained on the corpus) or the path of a tokenizer.json
+    vocab_size: int = 4096  # of the BPE that is trained
+    heldout_fraction: float = 0.06  # of the documents' groups, by hash
+    seq_len: int = identity(256)  # tokens a row
+    batch_size: int = identity(32)  # rows a step, over all devices
+    packing: Literal["auto", "segments", "documents"] = "auto"  # by the kernel
+    eval_rows: int = 256  # held-out rows of an evaluation during training

@@ -1,0 +1,169 @@
+"""Token shards on disk: what the manifest says of them, whether it is true, and reading them.
+
+A shard is `*.tokens.npy` (documents one after the other, each begun by BOS; uint16 or uint32) and
+`*.starts.npy` (int64 (2, documents): first token and first text byte of each); held-out ones have
+their text too, in `*.txt`. Writes nothing; prepare.py does.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int
+
+from ..errors import UserError
+from .corpus import SplitName
+from .tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer
+
+FORMAT = 1  # of shards and manifest
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Documents of one split that stand next to each other."""
+
+    split: SplitName
+    tokens: int  # with the BOS of each document
+    documents: int
+    text_bytes: int
+    source_sha256: str  # of names and texts
+    files: dict[str, str]  # name -> SHA-256, in the order tokens, starts, text
+    lossless: bool = True  # decoding gives the texts back; tried on held-out ones
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `prepare` was asked for and what it made."""
+
+    request: dict[str, Any]
+    tokenizer_sha256: str
+    vocab_size: int
+    bos_id: int
+    dtype: str  # of tokens
+    python: str  # version; its library is the default corpus
+    corpus_sha256: str = ""  # of names and texts
+    complete: bool = False
+    # Problem -> [how many documents were left out for it, the names of the first].
+    unusable: dict[str, list[Any]] = field(default_factory=dict)
+    shards: tuple[Shard, ...] = ()
+    format: int = FORMAT
+
+    def total(self, what: Literal["tokens", "documents", "text_bytes"], split: SplitName) -> int:
+        """Sum over a split."""
+        return sum(getattr(shard, what) for shard in self.shards if shard.split == split)
+
+
+@dataclass(frozen=True)
+class Split:
+    """The token stream of one split, memory-mapped shard by shard."""
+
+    folder: Path
+    shards: tuple[Shard, ...]
+    shard_starts: Int[np.ndarray, " shards_end"]  # first token of each, then the end
+    document_starts: Int[np.ndarray, " documents_end"]
+    text_bytes: int
+    bos_id: int
+
+    @property
+    def lossless(self) -> bool:
+        """Whether the tokens say every byte, so that there are bits per byte."""
+        return all(shard.lossless for shard in self.shards)
+
+    def read(self, start: int, stop: int, length: int) -> Int[np.ndarray, " {length}"]:
+        """Tokens [start, stop) as int32, padded with -1. Safe from any thread."""
+        out, done = np.full(length, -1, np.int32), 0
+        shard = int(np.searchsorted(self.shard_starts, start, "right")) - 1
+        while start + done < stop:
+            base = int(self.shard_starts[shard])
+            name, sha256 = next(iter(self.shards[shard].files.items()))
+            part = _map_tokens(self.folder / name, sha256)[start + done - base : stop - base]
+            out[done : done + len(part)] = part
+            done, shard = done + len(part), shard + 1
+        return out
+
+    def texts(self) -> Iterator[bytes]:
+        """The documents as they were read, for compressors to compare with; held-out only."""
+        for shard in self.shards:
+            _, starts, text = ((self.folder / name) for name in shard.files)
+            data = text.read_bytes()
+            ends = [*np.load(starts)[1], len(data)]
+            yield from (data[start:end] for start, end in itertools.pairwise(ends))
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """The manifest of a prepared folder, complete or not."""
+    path = Path(folder) / "manifest.json"
+    try:
+        plain = json.loads(path.read_bytes())
+        if plain["format"] != FORMAT:
+            raise ValueError(f"format {plain['format']}")
+        return Manifest(**plain | {"shards": tuple(Shard(**shard) for shard in plain["shards"])})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            got=f"{path}: {error}",
+            expected=f"a manifest of format {FORMAT}",
+            do=f"delete {folder} if it is there, and run `prepare`; every host must see its files",
+        ) from error
+
+
+def open_split(folder: str | Path, split: SplitName) -> Split:
+    """Memory-map a split, once the SHA-256 of each file is that of the manifest."""
+    folder, manifest = Path(folder), read_manifest(folder)
+    if not manifest.complete:
+        raise UserError(
+            got=f"{folder}, where `prepare` was stopped after {len(manifest.shards)} shards",
+            expected="all shards",
+            do="run `prepare` with the same --data settings; it goes on where it stopped",
+        )
+    shards = tuple(shard for shard in manifest.shards if shard.split == split)
+    files = {folder / name: sha256 for shard in shards for name, sha256 in shard.files.items()}
+    with ThreadPoolExecutor() as pool:  # hashlib lets go of the GIL
+        list(pool.map(_check, files, files.values()))
+    ends = np.cumsum([shard.tokens for shard in shards])
+    starts = [np.load(path)[0] for path in files if path.name.endswith(".starts.npy")]
+    starts = [of_shard + first for of_shard, first in zip(starts, [0, *ends[:-1]], strict=True)]
+    return Split(
+        folder=folder,
+        shards=shards,
+        shard_starts=np.array([0, *ends]),
+        document_starts=np.concatenate([*starts, ends[-1:]]),
+        text_bytes=manifest.total("text_bytes", split),
+        bos_id=manifest.bos_id,
+    )
+
+
+def open_tokenizer(folder: str | Path) -> Tokenizer:
+    """The tokenizer that made the shards."""
+    sha256, path = read_manifest(folder).tokenizer_sha256, Path(folder) / "tokenizer.json"
+    if sha256 == ByteTokenizer.sha256:
+        return ByteTokenizer()
+    _check(path, sha256)
+    return JsonTokenizer(path)
+
+
+def _check(path: Path, sha256: str) -> None:
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            got = f"{path.stat().st_size} bytes with SHA-256 {digest}"
+    except OSError as error:
+        digest, got = "", str(error)
+    if digest != sha256:
+        raise UserError(
+            got=f"{path}: {got}",
+            expected=f"SHA-256 {sha256}, as its manifest says",
+            do=f"delete {path.parent} and run `prepare`",
+        )
+
+
+@lru_cache(maxsize=256)  # each holds a file descriptor, of which a process often has 1024
+def _map_tokens(path: Path, sha256: str) -> np.ndarray:
+    """`sha256` tells a shard from another that had its name before."""
+    return np.load(path, mmap_mode="r")

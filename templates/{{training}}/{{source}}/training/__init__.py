@@ -1,0 +1,1 @@
+"""Training by gradient: optimizer, update, layers, batches. No model, data or run folder."""

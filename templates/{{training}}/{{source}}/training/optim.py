@@ -1,0 +1,76 @@
+"""The learning-rate schedule and the Optax chain. Knows no model: parameters come with labels."""
+
+from typing import Any
+
+import jax
+import optax
+import optax.contrib
+from jax.sharding import PartitionSpec
+
+from ..errors import UserError
+from ..runtime.sharding import is_spec
+from .optim_config import OptimConfig
+
+
+def make_schedule(config: OptimConfig) -> optax.Schedule:
+    """Step -> fraction of the peak learning rate: linear warmup, then the chosen decay."""
+    c = config
+    if not 0 <= c.warmup_steps < c.horizon_steps:
+        raise UserError(
+            got=f"--optim.warmup-steps {c.warmup_steps} --optim.horizon-steps {c.horizon_steps}",
+            expected="0 <= warmup < horizon",
+            do="lower the warmup or raise the horizon",
+        )
+    rest = c.horizon_steps - c.warmup_steps
+    # Step 0 already moves: a warmup from zero would waste its batch.
+    warmup = optax.linear_schedule(1 / (c.warmup_steps + 1), 1.0, c.warmup_steps)
+    if c.schedule == "cosine":
+        decay = optax.cosine_decay_schedule(1.0, rest, alpha=c.final_fraction)
+    elif c.schedule == "linear":
+        decay = optax.linear_schedule(1.0, c.final_fraction, rest)
+    else:  # warmup, stable, decay (arXiv:2404.06395) with a linear cooldown
+        cooldown = max(1, round(c.cooldown_fraction * c.horizon_steps))
+        decay = optax.linear_schedule(1.0, c.final_fraction, cooldown, max(0, rest - cooldown))
+    return optax.join_schedules([warmup, decay], [c.warmup_steps])
+
+
+def make_optimizer(config: OptimConfig, labels: Any, decayed: Any) -> optax.GradientTransformation:
+    """Clip, then AdamW or Muon, with decoupled decay of the parameters marked in `decayed`.
+
+    labels: tree of "matrix", "embedding" or "vector" beside the parameters. Muon (Jordan et al.
+    2024) takes the matrices and AdamW the rest. Left to itself, `optax.contrib.muon` sends stacked
+    layers to Adam and embeddings to Muon, and lets Adam's part decay whatever the mask says.
+    """
+    c, schedule = config, make_schedule(config)
+
+    def scaled(peak: float) -> optax.Schedule:
+        return lambda step: peak * schedule(step)
+
+    chain = optax.adamw(
+        scaled(c.learning_rate),
+        b1=c.beta1,
+        b2=c.beta2,
+        weight_decay=c.weight_decay,
+        mask=decayed,
+    )
+    if c.optimizer == "muon":
+        muon = optax.contrib.muon(
+            scaled(c.muon_learning_rate),
+            weight_decay=c.weight_decay,
+            weight_decay_mask=decayed,
+            muon_weight_dimension_numbers=optax.contrib.MuonDimensionNumbers(-2, -1),
+        )
+        takers = jax.tree.map(lambda label: "muon" if label == "matrix" else "adam", labels)
+        chain = optax.partition({"muon": muon, "adam": chain}, takers)
+    return optax.chain(optax.clip_by_global_norm(c.clip_norm), chain) if c.clip_norm else chain
+
+
+def mirror_specs(tree: Any, parameter_specs: Any) -> Any:
+    """PartitionSpecs of a state: a leaf whose path ends like a parameter's takes its spec."""
+    by_path = dict(jax.tree_util.tree_leaves_with_path(parameter_specs, is_leaf=is_spec))
+
+    def find(path: tuple[Any, ...], _: Any) -> PartitionSpec:
+        tails = (by_path.get(path[i:]) for i in range(len(path)))
+        return next((found for found in tails if found is not None), PartitionSpec())
+
+    return jax.tree_util.tree_map_with_path(find, tree)
