@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import beartype
 import pytest
 from jaxtyping import install_import_hook
 
@@ -13,13 +14,16 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiles in half
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's warnings
 
+# As Python's typing has it, an int will do where a float is asked for.
+typecheck = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
+
 # Shapes and dtypes of annotations hold at every call. Only the package's own modules: a hook on the
 # tests would take pytest's rewriting of their asserts away.
 _folder = Path(__file__).parent
 _modules = [path.relative_to(_folder).with_suffix("") for path in _folder.rglob("*.py")]
 install_import_hook(
     [".".join((_folder.name, *m.parts)) for m in _modules if "tests" not in m.parts],
-    f"{_folder.name}.tests.typecheck",
+    f"{__name__}.typecheck",
 )
 
 

@@ -2,38 +2,64 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import jax
+import numpy as np
 
 type State = dict[str, Any]
 """One pytree of arrays in plain dicts; `state["step"]` is an int32 that `step` raises by one."""
 type Batch = Any
 """A pytree of arrays, already sharded over the mesh; may be empty."""
 type Metrics = dict[str, jax.Array]
-"""Replicated scalars. A non-finite one makes the loop drop the step."""
+"""Replicated scalars."""
 type Outputs = dict[str, jax.Array]
-"""Arrays for the output sink, replicated; most kinds have none."""
+"""Arrays for the sink, sharded as the step leaves them; most kinds have none."""
+type Beat = Callable[[], None]
+"""Tells the hang watch that long work goes on: call it at least every `hang_timeout_s`."""
+type Artifact = str | np.ndarray
+"""Text, or an image: uint8 of shape (height, width, 3)."""
+type Section = str | dict[str, Any]
+"""A part of the report: text, or the rows of a table."""
+
+
+class Sink(Protocol):
+    """Where outputs go, in step with the checkpoints: after any kill no gap and no duplicate."""
+
+    def add(self, step: int, outputs: Outputs) -> None:
+        """Take what a step gave out; steps come in order, skipped ones not at all."""
+
+    def write(self, step: int) -> None:
+        """Begin to write all that was added, up to `step`; returns at once."""
+
+    def durable(self) -> None:
+        """Return when all that was begun is on disk, else raise; called from another thread."""
+
+    def cut(self, step: int) -> None:
+        """Forget everything beyond `step`; called by every process before the first `add`."""
+
+    def read(self) -> dict[str, np.ndarray]:
+        """Name -> array with one leading axis over all steps on disk."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A kind of training or sampling, as the loop sees it."""
+    """A kind of training or sampling, as the loop sees it. All but the first four may be left out.
+
+    Every function is called by all processes at the same step.
+    """
 
     init: Callable[[jax.Array], State]
     """Key -> first state; traced, so that each device makes only its own shards."""
     step: Callable[[State, Batch], tuple[State, Metrics, Outputs]]
     """Pure and traced; randomness is `fold_in(state["key"], state["step"])`."""
     batch: Callable[[int], Batch]
-    """Cursor -> batch, a pure function; called ahead of need from another thread."""
+    """Cursor -> batch: a function of the cursor alone; called ahead of need by other threads."""
     specs: Callable[[State], Any]
     """Abstract state -> the same tree of `PartitionSpec`."""
     stride: int = 1
     """How far one step moves the cursor."""
-    evaluate: Callable[[State], dict[str, float]] | None = None
-    """State -> held-out metrics; called by every process at the same step."""
-    finish: Callable[[State], dict[str, Any]] | None = None
-    """State -> what the run summary says beyond the loop's own figures."""
     rate: tuple[str, int | float] = ("steps", 1)
     """Name and number of the units a step works through, e.g. ("tokens", 16384)."""
     flops_per_step: float | None = None
@@ -41,4 +67,20 @@ class Workload:
     flops_formula: str = ""
     """That formula in words."""
     identity: dict[str, Any] = field(default_factory=dict)
-    """Facts beyond the configuration that a resume must match, e.g. the corpus hash."""
+    """What a resume must match beyond the configuration, e.g. the hash of the data."""
+    means: tuple[str, ...] = ("loss",)
+    """Metrics whose record is the mean over the steps since the last record."""
+    nonfinite: Literal["stop", "skip", "allow"] = "stop"
+    """What a non-finite metric means. stop: the run ends, nothing of that step is saved. skip: the
+    step itself has kept its old state and counted that in the metric `skipped`. allow: nothing."""
+    evaluate: Callable[[State, Beat], dict[str, float]] | None = None
+    """Held-out metrics."""
+    artifacts: Callable[[State, Beat], dict[str, Artifact]] | None = None
+    """Name -> a picture or text of how far the run is."""
+    finish: Callable[[State, Beat], tuple[dict[str, Any], dict[str, Section]]] | None = None
+    """What the run summary says beyond the loop's own figures, and sections of the report."""
+    sink: Callable[[Path], Sink] | None = None
+    """Folder -> where outputs go; None = `runtime.sink.Parts`."""
+    done: Callable[[dict[str, float]], bool] | None = None
+    """The newest metrics and held-out metrics -> whether the run has reached its aim; asked at
+    saves only."""

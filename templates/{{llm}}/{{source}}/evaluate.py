@@ -13,32 +13,34 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from .contract import State
+from .contract import Beat, State
 from .data import heldout_rows, heldout_windows
-from .runtime.sharding import spec
 from .step import Learner, token_losses
 from .text.shards import Split
+from .training.axes import spec
 
 FULL_WINDOWS = 16_384  # a larger held-out split is scored on its first documents only
 
 
 def make_evaluate(
     learner: Learner, split: Split, mesh: Mesh
-) -> Callable[[State], dict[str, float]]:
+) -> Callable[[State, Beat], dict[str, float]]:
     """State -> mean held-out loss, nats a token, of `eval_rows` windows spread over the split."""
     windows = heldout_windows(split, learner.config.data.seq_len, learner.config.data.seq_len)
     count = min(learner.config.data.eval_rows, len(windows))
     chosen = windows[np.linspace(0, len(windows) - 1, count).round().astype(int)]
     score = make_score(learner, split, mesh)
 
-    def evaluate(state: State) -> dict[str, float]:
-        nats, tokens = score(state["params"], chosen)
+    def evaluate(state: State, beat: Beat) -> dict[str, float]:
+        nats, tokens = score(state["params"], chosen, beat)
         return {"heldout_loss": nats / tokens}
 
     return evaluate
 
 
-def bits_per_byte(learner: Learner, params: Any, split: Split, mesh: Mesh) -> dict[str, float]:
+def bits_per_byte(
+    learner: Learner, params: Any, split: Split, mesh: Mesh, beat: Beat = lambda: None
+) -> dict[str, float]:
     """Every byte of the held-out documents, each token with at least half a row of context.
 
     Left out where the tokens do not say every byte: the figure would flatter. Beside it: gzip -9
@@ -48,7 +50,7 @@ def bits_per_byte(learner: Learner, params: Any, split: Split, mesh: Mesh) -> di
     windows = heldout_windows(split, seq_len, max(1, seq_len // 2))
     ends = np.searchsorted(windows[:, 2], split.document_starts[1:])
     documents = max(1, int(np.searchsorted(ends, FULL_WINDOWS, "right")))
-    nats, _ = make_score(learner, split, mesh)(params, windows[: ends[documents - 1]])
+    nats, _ = make_score(learner, split, mesh)(params, windows[: ends[documents - 1]], beat)
     texts = list(itertools.islice(split.texts(), documents))
     size_bytes = sum(map(len, texts))
     figures: dict[str, float] = {}
@@ -67,7 +69,7 @@ def bits_per_byte(learner: Learner, params: Any, split: Split, mesh: Mesh) -> di
 
 def make_score(
     learner: Learner, split: Split, mesh: Mesh
-) -> Callable[[Any, np.ndarray], tuple[float, int]]:
+) -> Callable[[Any, np.ndarray, Beat], tuple[float, int]]:
     """(parameters, windows) -> summed nats of the scored targets, and how many they are."""
     config = learner.config
     size, replicas = config.data.batch_size, mesh.shape["data"] * mesh.shape["fsdp"]
@@ -86,12 +88,13 @@ def make_score(
             tokens, scored = (np.pad(x, ((0, size - len(part)), (0, 0))) for x in rows)
             yield tokens, scored
 
-    def score(params: Any, windows: np.ndarray) -> tuple[float, int]:
+    def score(params: Any, windows: np.ndarray, beat: Beat) -> tuple[float, int]:
         total, count = 0.0, 0
         for rows in batches(windows):
             placed = (jax.make_array_from_callback(x.shape, sharding, x.__getitem__) for x in rows)
             total += float(nats(params, *placed))
             count += int(rows[1].sum())
+            beat()
         return total, count
 
     return score

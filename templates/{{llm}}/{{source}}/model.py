@@ -17,7 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from .config import ModelConfig
-from .runtime.sharding import constrain
+from .training.axes import constrain
 from .training.precision import product
 
 VOCAB_MULTIPLE = 128  # matrix units want a multiple of this; the ids beyond are never produced

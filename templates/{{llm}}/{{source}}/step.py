@@ -18,8 +18,8 @@ from .attention import attend, resolve_attention
 from .config import Config
 from .contract import Metrics, Outputs, State
 from .model import Transformer, compute_dtype
-from .runtime.sharding import spec
 from .text.settings import Packing
+from .training.axes import spec
 from .training.gradient import Sums, mean_gradient
 from .training.optim import make_optimizer, make_schedule, mirror_specs
 

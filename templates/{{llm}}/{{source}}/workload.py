@@ -10,17 +10,17 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 
 from .config import Config
-from .contract import State, Workload
+from .contract import Beat, Section, State, Workload
 from .data import Rows, make_batches
 from .errors import UserError
 from .evaluate import bits_per_byte, make_evaluate
 from .runtime.distributed import barrier
-from .runtime.sharding import spec
 from .step import Learner, flops_per_token, init_state, make_learner, state_specs, train_step
 from .text.prepare import prepare
 from .text.settings import DataConfig
 from .text.shards import open_split, read_manifest
 from .text.tokenizer import ByteTokenizer, JsonTokenizer
+from .training.axes import spec
 
 log = logging.getLogger(__name__)
 
@@ -42,16 +42,17 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
     if jax.process_index() == 0:
         log.info("%d steps are %.2f epochs of %d rows", config.run.steps, epochs, len(rows))
 
-    def finish(state: State) -> dict[str, Any]:
-        return {
+    def finish(state: State, beat: Beat) -> tuple[dict[str, Any], dict[str, Section]]:
+        summary = {
             "parameters": sum(x.size for x in jax.tree.leaves(state["params"])),
-            **bits_per_byte(learner, state["params"], heldout, mesh),
+            **bits_per_byte(learner, state["params"], heldout, mesh, beat),
             "corpus_sha256": manifest.corpus_sha256,
             "corpus_python": manifest.python,
             "epochs": epochs,
             "train_tokens": manifest.total("tokens", "train"),
             "padding_fraction": rows.waste(),
         }
+        return summary, {}
 
     return replace(
         _on_shapes(learner, mesh),

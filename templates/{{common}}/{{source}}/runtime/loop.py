@@ -111,7 +111,7 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
                         recorder.compiled(counter.seconds)
                     if evaluating and workload.evaluate is not None:
                         with clock.measure("evaluate"):
-                            values |= workload.evaluate(state)
+                            values |= workload.evaluate(state, watch.beat)
                         watch.beat()
                     recorder.step(step, values, force=evaluating or last)
                 if saving:
@@ -136,7 +136,7 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
             log.warning("saved at step %d; the same command %s", step, next_run)
             return code
         clock.enter("evaluate")
-        extra = workload.finish(state) if workload.finish is not None else {}
+        extra, _ = workload.finish(state, watch.beat) if workload.finish is not None else ({}, {})
         recorder.finish(max(first, run_config.steps), extra)
     return Exit.DONE
 

@@ -1,11 +1,11 @@
-"""The device mesh, and the one table from logical array axes to mesh axes. Moves no data.
+"""The device mesh, and how arrays are split over it. Knows no array by name and moves no data.
 
 Axes are `AxisType.Auto`: the compiler propagates shardings, and `constrain` pins activations where
 blocks meet. The tests assert what every parameter and the compiled collectives come to.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,19 +14,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ..errors import UserError
 from ..run_config import MeshConfig
 
-AXES: dict[str | None, str | tuple[str, ...] | None] = {
-    None: None,
-    "layers": None,
-    "batch": ("data", "fsdp"),
-    "chains": ("data", "fsdp"),
-    # A parameter's wide axis. Embeddings are split along the vocabulary: splitting their feature
-    # axis makes the partitioner rematerialise the lookup's gradient.
-    "embed": "fsdp",
-    "vocab": ("tensor", "fsdp"),
-    "heads": "tensor",
-    "mlp": "tensor",
-    "logits": "tensor",  # the vocabulary axis of an activation, whose batch has taken fsdp
-}
+type Axes = Mapping[str, str | tuple[str, ...] | None]
+"""Logical axis of an array -> the mesh axes that split it."""
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
@@ -50,23 +39,26 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     )
 
 
-def spec(*logical: str | None) -> PartitionSpec:
+def spec(table: Axes, *logical: str | None) -> PartitionSpec:
     """Logical axis names -> PartitionSpec; refuses two axes of one array on one mesh axis."""
-    mesh_axes = [AXES[name] for name in logical]
-    flat = [
-        axis for axes in mesh_axes for axis in ((axes,) if isinstance(axes, str) else axes or ())
-    ]
-    if len(flat) != len(set(flat)):
+    mesh_axes = [table[name] if name else None for name in logical]
+    used = [axis for axes in mesh_axes for axis in as_tuple(axes)]
+    if len(used) != len(set(used)):
         raise ValueError(f"logical axes {logical} map to {mesh_axes}: one mesh axis is used twice")
     return PartitionSpec(*mesh_axes)
 
 
-def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
+def constrain(x: jax.Array, sharding: PartitionSpec) -> jax.Array:
     """Pin an activation's sharding; does nothing outside a mesh or on a single device."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
-    return jax.lax.with_sharding_constraint(x, spec(*logical))
+    return jax.lax.with_sharding_constraint(x, sharding)
+
+
+def as_tuple(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The mesh axes of one entry of a PartitionSpec."""
+    return (axes,) if isinstance(axes, str) else axes or ()
 
 
 def check_divisible(abstract: Any, specs: Any, mesh: Mesh) -> None:
@@ -76,9 +68,7 @@ def check_divisible(abstract: Any, specs: Any, mesh: Mesh) -> None:
         leaves, jax.tree.leaves(specs, is_leaf=is_spec), strict=True
     ):
         for dim, axes in enumerate(leaf_spec):
-            parts = math.prod(
-                mesh.shape[a] for a in ((axes,) if isinstance(axes, str) else axes or ())
-            )
+            parts = math.prod(mesh.shape[axis] for axis in as_tuple(axes))
             if leaf.shape[dim] % parts:
                 raise UserError(
                     got=f"{jax.tree_util.keystr(path)} of shape {leaf.shape}",

@@ -43,7 +43,7 @@ def time_loop(workload: Workload, config: Any, mesh: Mesh, steps: int) -> float:
     """Seconds of a step in the loop, with data, records and a checkpoint every `steps` steps."""
     marks: list[float] = []
 
-    def mark(_: object) -> dict[str, float]:
+    def mark(*_: object) -> dict[str, float]:
         marks.append(time.perf_counter())  # the loop has waited for the device before it evaluates
         return {}
 

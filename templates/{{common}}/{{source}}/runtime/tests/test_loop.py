@@ -64,7 +64,7 @@ def test_finished_run_does_nothing(tmp_path: Path) -> None:
 
 
 def test_run_leaves_every_promised_file(tmp_path: Path) -> None:
-    go(config_of(tmp_path, 14), evaluate=lambda state: {"heldout_x": 2.0})
+    go(config_of(tmp_path, 14), evaluate=lambda state, beat: {"heldout_x": 2.0})
     records = read(tmp_path / "metrics.jsonl")
     assert {"step", "log_density", "draws_per_s", "step_ms", "skipped"} <= records[5].keys()
     assert records[-1]["heldout_x"] == 2.0
@@ -80,11 +80,14 @@ def test_run_leaves_every_promised_file(tmp_path: Path) -> None:
 def test_what_was_stopped_after_its_last_save_is_finished_by_the_same_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def killed(state: object) -> dict[str, object]:
+    def killed(state: object, beat: object) -> tuple:
         raise KeyboardInterrupt
 
     def finished(steps: int) -> None:
-        assert go(config_of(tmp_path, steps), finish=lambda state: {"score": 2.0}) == Exit.DONE
+        assert (
+            go(config_of(tmp_path, steps), finish=lambda state, beat: ({"score": 2.0}, {}))
+            == Exit.DONE
+        )
         summary = json.loads((tmp_path / "summary.json").read_text())
         assert (summary["steps"], summary["score"]) == (steps, 2.0)
         assert summary["step_ms"] > 0
@@ -121,7 +124,7 @@ def test_hang_watch_knows_of_evaluations_and_ends_with_the_steps(
     go(
         config_of(tmp_path, 4, save_every_steps=0, eval_every_steps=2),
         evaluate=noted("evaluate"),
-        finish=noted("finish"),
+        finish=noted("finish", lambda *_: ({}, {})),
     )
     expected = "beat beat evaluate beat beat beat evaluate beat wait close wait finish wait"
     assert " ".join(seen) == expected
@@ -163,7 +166,7 @@ def test_compiles_exactly_once(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     go(
         config_of(tmp_path, 20, eval_every_steps=5),
         batch=batch,
-        evaluate=lambda state: {"mean": float(evaluate(state))},
+        evaluate=lambda state, beat: {"mean": float(evaluate(state))},
     )
     # Batches are made three steps ahead; the evaluation of step 5 compiles its own function.
     assert max(compiled) <= 5 + 3, compiled

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from ...errors import UserError
 from ...run_config import MeshConfig
-from ..sharding import AXES, check_divisible, constrain, describe_shards, make_mesh, named, spec
+from ..sharding import Axes, check_divisible, constrain, describe_shards, make_mesh, named, spec
 
 
 def test_mesh_takes_all_devices() -> None:
@@ -32,21 +32,22 @@ def test_mesh_that_does_not_fit(sizes: dict[str, int]) -> None:
     assert all(re.search(part, str(error.value)) for part in parts)
 
 
+TABLE: Axes = {"rows": ("data", "fsdp"), "wide": "fsdp", "whole": None}
+
+
 def test_two_axes_of_an_array_do_not_share_a_mesh_axis() -> None:
-    assert spec("layers", "embed", "mlp") == P(None, "fsdp", "tensor")
-    for clash in (("batch", "embed"), ("heads", "mlp"), ("vocab", "embed")):
-        with pytest.raises(ValueError, match="one mesh axis is used twice"):
-            spec(*clash)
-    used = {axis for name in AXES for axis in spec(name)}
-    flat = {axis for axes in used if axes for axis in ([axes] if isinstance(axes, str) else axes)}
-    assert flat == {"data", "fsdp", "tensor"}
+    assert spec(TABLE, "rows", None, "whole") == P(("data", "fsdp"), None, None)
+    with pytest.raises(ValueError, match="one mesh axis is used twice"):
+        spec(TABLE, "rows", "wide")
+    with pytest.raises(KeyError, match="tall"):
+        spec(TABLE, "tall")
 
 
 def test_constrain_pins_on_a_mesh_and_is_nothing_without() -> None:
     x, mesh = jnp.ones((8, 4)), make_mesh(MeshConfig(fsdp=4))
-    assert constrain(x, "batch", None) is x
+    assert constrain(x, P(("data", "fsdp"), None)) is x
     with jax.set_mesh(mesh):
-        pinned = jax.jit(lambda x: constrain(x, "batch", None))(x)
+        pinned = jax.jit(lambda x: constrain(x, P(("data", "fsdp"), None)))(x)
     assert pinned.sharding.is_equivalent_to(NamedSharding(mesh, P(("data", "fsdp"), None)), 2)
 
 

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 
 from ...contract import Metrics, Outputs, State, Workload
 from ...run_config import MeshConfig, RunConfig, identity
-from ..sharding import spec
+from ..sharding import Axes, spec
 
 CHUNK, CHAINS, DIM = 5, 8, 2
+AXES: Axes = {"chains": ("data", "fsdp")}
 BALLAST = 50_000  # floats that make a checkpoint larger than the other files of a run
 
 
@@ -51,6 +52,8 @@ def sampler(config: SamplerConfig) -> Workload:
         init=init,
         step=step,
         batch=lambda cursor: {},
-        specs=lambda state: {name: spec() for name in state} | {"at": spec("chains", None)},
+        specs=lambda state: (
+            {name: spec(AXES) for name in state} | {"at": spec(AXES, "chains", None)}
+        ),
         rate=("draws", CHUNK * CHAINS),
     )

@@ -1,0 +1,92 @@
+"""Every read and write in a run folder goes through here, so that another store changes one file.
+
+A file appears whole or not at all. Knows no file by name; Orbax and the trackers write their own.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+def write(
+    path: Path, content: bytes | str | Callable[[BinaryIO], object], *, sync: bool = True
+) -> None:
+    """Put a file in place by a rename; `content` may be a function that fills an open file.
+
+    `sync` waits for the disk, so that the file outlives a power cut.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
+    """One JSON document."""
+    write(path, json.dumps(value, indent=1), sync=sync)
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote; OSError or ValueError where it cannot be read."""
+    return json.loads(path.read_bytes())
+
+
+def append(path: Path, line: str) -> None:
+    """Add a line. What a kill tore off before it stays a line of its own."""
+    # Opened anew each time: no handle outlives a rewrite, and a disk that is freed is used again.
+    with path.open("ab+", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        torn = size and os.pread(file.fileno(), 1, size - 1) != b"\n"
+        data = (b"\n" if torn else b"") + line.encode() + b"\n"
+        if file.write(data) != len(data):
+            raise OSError("only a part of the line was written")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """All whole JSON objects of a file of lines; a torn line is passed over, a missing file empty."""
+    found = []
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):
+            if isinstance(record := json.loads(line), dict):
+                found.append(record)
+    return found
+
+
+def names(folder: Path) -> list[str]:
+    """Names in a folder, sorted; none where there is no folder."""
+    return sorted(os.listdir(folder)) if folder.is_dir() else []
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder with all that is in it; nothing where there is none."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def rename(old: Path, new: Path) -> None:
+    """Give a file or folder another name."""
+    old.rename(new)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
