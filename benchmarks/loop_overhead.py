@@ -47,7 +47,7 @@ def measure(steps, segments, optimizer):
     own = {"state": initialise(workload, 0, shardings)}
     loop_s, bare_s, left = [], [], []
 
-    def burst(state):
+    def burst(state, beat):
         """Called by the loop between its steps; times the bare ones."""
         if left:
             loop_s.append(time.perf_counter() - left[0])
