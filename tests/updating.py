@@ -102,8 +102,8 @@ def documented(heading: str) -> list[str]:
     return [command for command in commands if not command.startswith("uv ")]
 
 
-def follow(commands: list[str], project: Path) -> None:
-    """Type the commands, word for word. A merge that meets a conflict ends them with code 1."""
+def follow(commands: list[str], project: Path) -> str:
+    """Type the commands, word for word; what they print. A merge may end with a conflict."""
     programs = project.parent / "programs"
     programs.mkdir(exist_ok=True)
     (programs / "uvx").write_text('#!/bin/sh\nexec "$@"\n')  # Copier stands in this environment
@@ -111,9 +111,12 @@ def follow(commands: list[str], project: Path) -> None:
     found = [str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]
     who = {f"GIT_{role}_{what}": "t@example.org" for role in ROLES for what in ("NAME", "EMAIL")}
     environment = os.environ | who | {"PATH": os.pathsep.join(found), "GIT_EDITOR": "false"}
+    told = ""
     for command in commands:
         done = subprocess.run(
             ["bash", "-c", command], cwd=project, env=environment, capture_output=True, text=True
         )
+        told += done.stdout + done.stderr
         conflicts = command.startswith("git merge") and "CONFLICT" in done.stdout
-        assert done.returncode == (1 if conflicts else 0), f"{command}: {done.stdout}{done.stderr}"
+        assert done.returncode == (1 if conflicts else 0), f"{command}: {told}"
+    return told
