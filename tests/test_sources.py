@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from growing import choices, layer_files
 from link import ROOT, TEMPLATES
+from test_project import CORE_TESTS
 
 # How a newcomer reads from the command to the gradient, and to the disk.
 READING = ["cli", "commands.train", "config", "workload", "step", "model", "training.optim"]
@@ -219,6 +220,16 @@ def test_each_layer_brings_its_own_dependencies(project: Path) -> None:
     assert len(every) == len(set(every))
     rendered = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))["project"]
     assert [re.match(r"[\w-]+", need)[0] for need in rendered["dependencies"]] == every  # type: ignore[index]
+
+
+def test_the_core_tests_run_every_dependency() -> None:
+    """The lowest versions of all of them meet the code in these tests."""
+    tested = {name.replace("/", ".").replace("test_", "") for name in CORE_TESTS}
+    used = set().union(*(imports(module, later=True) for module in tested))
+    used |= set().union(*(imports(name, later=True) for name in of_ours(used)))
+    for file in (ROOT / "hooks" / "dependencies").glob("*.toml"):
+        for name in re.findall(r'^    "(\w+)', file.read_text("utf-8"), re.M):
+            assert {top for top in used if re.match(rf"{name}\b", top)}, f"none imports {name}"
 
 
 def test_one_version_and_one_tested_set() -> None:
