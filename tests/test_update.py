@@ -266,7 +266,7 @@ def test_a_package_is_renamed_as_the_docs_say(
     errors = project / "src" / "acorn" / "errors.py"
     errors.write_text(errors.read_text("utf-8") + MINE, "utf-8")
     (errors.parent / "mine.py").write_text("MINE = 1\n")
-    (errors.parent / "bench.py").unlink()  # is there again afterwards
+    (errors.parent / "commands" / "bench.py").unlink()  # is there again afterwards
     commit_all(project, "My work")
     if moved:
         git(project, "mv", "src/acorn", "src/oak")
