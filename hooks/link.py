@@ -14,7 +14,13 @@ import copier
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATES = ROOT / "templates"
 BUILD = ROOT / "build"
-KEPT = (".venv", "uv.lock", "runs", "data")  # costly to make again, and no part of the template
+KEPT = (
+    ".venv",
+    "uv.lock",
+    ".cache",
+    "runs",
+    "data",
+)  # costly to make again, and no part of the template
 
 
 def snapshot(into: Path) -> Path:

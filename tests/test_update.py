@@ -156,6 +156,10 @@ def work_on(project: Path) -> None:
         text = f"{head}\n\n\n{my_line(name, 1)}\n\n\n{tail}\n\n{my_line(name, 2)}\n"
         (package / name).write_text(text, "utf-8")
     (package / "mine.py").write_text("from .loop import run\n\nMINE = run\n")
+    with (project / ".gitignore").open("a") as file:
+        file.write("/mine/\n")
+    (project / "mine").mkdir()
+    (project / "mine" / "large").write_text("not for git, and not ignored in the first commit")
     (package / "tests" / "test_mine.py").write_text("def test_mine() -> None:\n    pass\n")
     (package / "tests" / "test_hardware.py").unlink()
     edit(project / "pyproject.toml", "]\n\n[project.opt", '    "httpx>=0.28",\n]\n\n[project.opt')
@@ -209,8 +213,9 @@ def test_a_release_that_moves_files_keeps_every_edit(
         assert my_line(old, 1) in text, f"the first edit of {old} is not in {new}"
         assert my_line(old, 2) in text, f"the second edit of {old} is not in {new}"
         assert old == new or not (package / old).exists()
-    assert (package / "mine.py").is_file()
-    assert (package / "tests" / "test_mine.py").is_file()
+    added = {"src/acorn/mine.py", "src/acorn/tests/test_mine.py"}
+    assert added <= set(git(project, "ls-files").split())
+    assert "mine/large" not in git(project, "ls-files")
     assert "httpx" in (project / "pyproject.toml").read_text("utf-8")
     answers = yaml.safe_load((project / ".copier-answers.yml").read_text("utf-8"))
     assert answers["_commit"] == PINNED

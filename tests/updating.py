@@ -111,12 +111,11 @@ def follow(commands: list[str], project: Path) -> str:
     found = [str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]
     who = {f"GIT_{role}_{what}": "t@example.org" for role in ROLES for what in ("NAME", "EMAIL")}
     environment = os.environ | who | {"PATH": os.pathsep.join(found), "GIT_EDITOR": "false"}
-    told = ""
-    for command in commands:
-        done = subprocess.run(
-            ["bash", "-c", command], cwd=project, env=environment, capture_output=True, text=True
-        )
-        told += done.stdout + done.stderr
-        conflicts = command.startswith("git merge") and "CONFLICT" in done.stdout
-        assert done.returncode == (1 if conflicts else 0), f"{command}: {told}"
+    script = "\n".join(("set -e", *commands))
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=project, env=environment, capture_output=True, text=True
+    )
+    told = done.stdout + done.stderr
+    # A merge comes last.
+    assert done.returncode == (1 if "CONFLICT" in done.stdout else 0), told
     return told
