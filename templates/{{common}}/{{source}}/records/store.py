@@ -73,6 +73,11 @@ def names(folder: Path) -> list[str]:
     return sorted(os.listdir(folder)) if folder.is_dir() else []
 
 
+def files(folder: Path) -> list[Path]:
+    """Every file below a folder, relative to it, sorted."""
+    return sorted(f.relative_to(folder) for f in folder.rglob("*") if f.is_file())
+
+
 def remove(path: Path) -> None:
     """Delete a file or a folder with all that is in it; nothing where there is none."""
     if path.is_dir():
