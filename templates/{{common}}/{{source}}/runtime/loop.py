@@ -56,7 +56,8 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
         log.info("nothing to do: %s is at step %d; raise --steps to go on", run_dir, first)
         return Exit.DONE
     recorder = Recorder(workload, config, run_dir, first, clock)
-    recorder.losses = manifest.get("losses", recorder.losses)
+    # Release 0.1.0 kept `losses`: sum and count of the one metric that it averaged.
+    recorder.sums = manifest.get("sums") or {"loss": manifest.get("losses", (0.0, 0))}
     if jax.process_index() == 0:
         (run_dir / "config.json").write_text(json.dumps(facts, indent=1))
         log.info("%s", describe_shards(abstract))
@@ -118,7 +119,7 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
                     with clock.measure("checkpoint"):
                         began_s = time.monotonic()
                         sink.write(step)
-                        manifest = facts | {"cursor": cursor, "losses": recorder.losses}
+                        manifest = facts | {"cursor": cursor, "sums": recorder.sums}
                         checkpoints.save(step, state, manifest)
                         recorder.saved(time.monotonic() - began_s)
                 if code is not None:
@@ -136,8 +137,8 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
             log.warning("saved at step %d; the same command %s", step, next_run)
             return code
         clock.enter("evaluate")
-        extra, _ = workload.finish(state, watch.beat) if workload.finish is not None else ({}, {})
-        recorder.finish(max(first, run_config.steps), extra)
+        finish = workload.finish or (lambda state, beat: ({}, {}))
+        recorder.finish(max(first, run_config.steps), *finish(state, watch.beat))
     return Exit.DONE
 
 
