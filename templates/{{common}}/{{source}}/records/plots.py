@@ -17,7 +17,7 @@ from .telemetry import Record
 
 INK, TRAIN, HELDOUT = "#24292f", "#0072b2", "#d55e00"  # Okabe and Ito's, for the colour-blind too
 MAX_POINTS = 2000  # of one line: more than a figure has pixels
-DPI = 120  # 864 x 468 pixels; at 160 the report is half as large again
+DPI = 120  # 864 x 468 pixels, sharp on the half of a screen that the report gives a figure
 IN_WORDS = {"per_s": "{} per second", "ms": "milliseconds", "s": "seconds", "bytes": "bytes"}
 FIRST = ("loss", "bits_per_byte")  # then in the order of the records
 

@@ -16,7 +16,6 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
@@ -36,9 +35,8 @@ class ProgressBar:
             MofNCompleteColumn(),
             BarColumn(None),
             TextColumn("{task.description}", markup=False),
-            TimeElapsedColumn(),
             TextColumn("ETA"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(),  # no time elapsed beside it: the line fits into 80 characters
             console=self._console,
             refresh_per_second=2,  # the bar shares the cores that train
             # Over the run (Rich keeps 1000 records), and without the compilation before the first.
