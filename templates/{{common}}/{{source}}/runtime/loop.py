@@ -57,7 +57,8 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
         log.info("nothing to do: %s is at step %d; %s", run_dir, first, do)
         return Exit.DONE
     recorder = Recorder(workload, config, run_dir, first, clock)
-    recorder.sums = manifest.get("sums", {"loss": manifest.get("losses", (0.0, 0))})
+    # Release 0.1.0 kept `losses`: sum and count of the one metric that it averaged.
+    recorder.sums = manifest.get("sums") or {"loss": manifest.get("losses", (0.0, 0))}
     sink = (workload.sink or Parts)(run_dir / "outputs")
     sink.cut(first)
     if jax.process_index() == 0:

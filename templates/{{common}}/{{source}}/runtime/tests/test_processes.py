@@ -10,7 +10,7 @@ import pytest
 from jax._src.clusters import cloud_tpu_cluster
 
 from ...errors import Exit
-from ...records.telemetry import read
+from ...records.store import read_lines
 from .. import private
 from ..sink import read_outputs
 from .children import Child, start_two, train_sampler
@@ -61,12 +61,12 @@ def test_two_processes_sample_what_one_does(tmp_path: Path) -> None:
 def test_sigterm_to_one_saves_both_at_the_same_step(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     pair = sample(run_dir, 100_000, 0, 0.01, None, folder=tmp_path)
-    pair[0].wait_for(lambda: len(read(run_dir / "metrics.jsonl")) > 3)
+    pair[0].wait_for(lambda: len(read_lines(run_dir / "metrics.jsonl")) > 3)
     os.kill(pair[1].process.pid, signal.SIGTERM)
     assert [child.code() for child in pair] == [Exit.PREEMPTED] * 2, logs(tmp_path)
     (saved,) = (run_dir / "checkpoints").iterdir()
     assert {f"files-{i}.json" for i in range(2)} <= {p.name for p in saved.iterdir()}
-    assert int(saved.name) == read(run_dir / "metrics.jsonl")[-1]["step"]
+    assert int(saved.name) == read_lines(run_dir / "metrics.jsonl")[-1]["step"]
 
 
 def test_exception_in_one_ends_both(tmp_path: Path) -> None:

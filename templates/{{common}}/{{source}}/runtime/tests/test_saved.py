@@ -27,9 +27,9 @@ def test_the_newest_sound_checkpoint_is_found_and_loaded(tmp_path: Path) -> None
     again = saved.load(bare, workload.specs(bare), mesh_that_fits(MeshConfig(fsdp=2)))["at"]
     np.testing.assert_array_equal(loaded, again)
     (saved.path / "manifest.json").write_text("{")
-    before = sorted(tmp_path.rglob("*"))
+    before = sorted(saved.path.parent.rglob("*"))
     assert find_saved(tmp_path, SamplerConfig()).step == 7
-    assert sorted(tmp_path.rglob("*")) == before
+    assert sorted(saved.path.parent.rglob("*")) == before
 
 
 def test_nothing_saved_says_so(tmp_path: Path) -> None:
