@@ -142,6 +142,11 @@ def test_few_points_still_make_a_figure(records):
     assert list(figures(records)) == ["x"]
 
 
+def test_the_loss_comes_first():
+    records = [{"step": step, "accuracy": 0.5, "heldout_loss": 2.0} for step in range(9)]
+    assert list(figures(records)) == ["loss", "accuracy"]
+
+
 def test_steps_skipped_are_drawn_where_there_are_any():
     assert not figures([{"step": step, "skipped": 0.0} for step in range(9)])
     assert list(figures([{"step": step, "skipped": step // 5} for step in range(9)])) == ["skipped"]

@@ -1,6 +1,7 @@
 """metrics.jsonl survives kills and full disks; the ledger adds up to wall time."""
 
 import logging
+import os
 import random
 from pathlib import Path
 
@@ -232,6 +233,12 @@ def test_the_ledger_is_whole_or_the_one_before(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
+def test_the_ledger_does_not_wait_for_the_disk(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "fsync")  # it is written at every record, between two steps
+    Clock().save(tmp_path / "attempts.jsonl", 3)
+    assert len(read_lines(tmp_path / "attempts.jsonl")) == 1
+
+
 def test_a_ledger_that_cannot_be_written_stops_nothing(tmp_path):
     (tmp_path / "file").touch()
     Clock().save(tmp_path / "file" / "attempts.jsonl", 3)
@@ -243,7 +250,7 @@ def test_an_attempt_begins_where_it_began_though_the_disk_was_full_then(tmp_path
     clock.save(path, 3)
     (tmp_path / "run").unlink()
     clock.save(path, 9)
-    ((row),) = read_lines(path)
+    (row,) = read_lines(path)
     assert (row["first_step"], row["step"]) == (3, 9)
 
 
