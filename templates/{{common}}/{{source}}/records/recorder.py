@@ -146,8 +146,9 @@ class Recorder:
             "mfu_formula": formula,
             "peak_memory_bytes": _peak_memory_bytes(),
         }
-        summary |= {k: v for k, v in last.items() if k not in (*summary, "step", "skipped")}
-        summary |= {"skipped_steps": last.get("skipped", 0.0)} | attempts | summary_extra
+        last = {("skipped_steps" if k == "skipped" else k): v for k, v in last.items()}
+        summary |= {k: v for k, v in last.items() if k not in (*summary, "step")}
+        summary |= attempts | summary_extra
         summary = {k: telemetry.plain(v) for k, v in summary.items()}
         store.write_json(self._dir / "sections.json", _plain_sections(sections or {}))
         # After the sections, because `reported` takes it for the end of the run.

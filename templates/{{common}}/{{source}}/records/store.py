@@ -22,7 +22,7 @@ def write(
     `sync` waits for the disk, so that the file outlives a power cut.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{path.name}.part")
     try:
         with part.open("wb") as file:
             if callable(content):
