@@ -20,10 +20,9 @@ def measure(rounds, unroll):
     """Print seconds of each depth, and relative to the shallowest."""
     import jax
     from acorn.config import PRESETS, validate
-    from acorn.loop import abstract_state, jit_step
-    from acorn.sharding import make_mesh
-    from acorn.step import make_learner
-    from acorn.workload import dry_workload
+    from acorn.runtime.compiled import abstract_state, jit_step
+    from acorn.runtime.sharding import make_mesh
+    from acorn.workload import make_dry_workload
 
     mesh = make_mesh(PRESETS["demo"]().mesh)
 
@@ -31,8 +30,7 @@ def measure(rounds, unroll):
         config = validate(PRESETS["demo"]())
         model = replace(config.model, layers=layers, scan_unroll=layers if unroll else 1)
         optim = replace(config.optim, optimizer="adamw")
-        learner = make_learner(replace(config, model=model, optim=optim), 4096, 0)
-        workload = dry_workload(learner, mesh)
+        workload = make_dry_workload(replace(config, model=model, optim=optim), mesh)
         jax.clear_caches()
         state, shardings = abstract_state(workload, 0, mesh)
         began_s = time.perf_counter()

@@ -43,7 +43,7 @@ def enter_project():
         os.chdir(project)
         os.environ["JAX_PLATFORMS"] = "cpu"
         os.execv(python, [python, str(script), *sys.argv[1:]])
-    from acorn.host_memory import keep_freed_memory
+    from acorn.runtime.host_memory import keep_freed_memory
 
     keep_freed_memory()  # as the console script does
 

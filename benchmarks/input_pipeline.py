@@ -20,8 +20,8 @@ def measure_batches(rounds, count=200, steps=5):
     """Seconds a batch and seconds a step, of each round."""
     import jax
     from acorn.config import PRESETS, validate
-    from acorn.loop import abstract_state, initialise, jit_step
-    from acorn.sharding import make_mesh
+    from acorn.runtime.compiled import abstract_state, initialise, jit_step
+    from acorn.runtime.sharding import make_mesh
     from acorn.workload import make_workload
 
     config = validate(PRESETS["demo"]())
@@ -54,9 +54,9 @@ def measure_prepare(rounds):
     """MB/s of corpus text, prepared by us and by the library alone."""
     import tokenizers
     from acorn.config import PRESETS
-    from acorn.corpus import read_documents
-    from acorn.prepare import prepare
-    from acorn.tokenizer import train_bpe
+    from acorn.text.corpus import read_documents
+    from acorn.text.prepare import prepare
+    from acorn.text.tokenizer import train_bpe
 
     folder = BUILD / "prepare"
     data = replace(PRESETS["demo"]().data, prepared_dir=str(folder))

@@ -21,8 +21,9 @@ from grown import BUILD, describe_machine, enter_project, ratio
 def measure(steps, segments, optimizer):
     import jax
     from acorn.config import PRESETS, validate
-    from acorn.loop import abstract_state, initialise, jit_step, run
-    from acorn.sharding import make_mesh
+    from acorn.runtime.compiled import abstract_state, initialise, jit_step
+    from acorn.runtime.loop import run
+    from acorn.runtime.sharding import make_mesh
     from acorn.workload import make_workload
 
     run_dir = BUILD / "loop_overhead"
@@ -46,7 +47,7 @@ def measure(steps, segments, optimizer):
     own = {"state": initialise(workload, 0, shardings)}
     loop_s, bare_s, left = [], [], []
 
-    def burst(state):
+    def burst(state, beat):
         """Called by the loop between its steps; times the bare ones."""
         if left:
             loop_s.append(time.perf_counter() - left[0])

@@ -8,13 +8,14 @@ from dataclasses import replace
 
 import jax
 import numpy as np
-from acorn.config import PRESETS, Config, DataConfig, ModelConfig
-from acorn.host_memory import keep_freed_memory
-from acorn.loop import abstract_state, initialise, jit_step
-from acorn.optim_config import OptimConfig
-from acorn.sharding import make_mesh
+from acorn.config import PRESETS, Config, ModelConfig
+from acorn.runtime.compiled import abstract_state, initialise, jit_step
+from acorn.runtime.host_memory import keep_freed_memory
+from acorn.runtime.sharding import make_mesh
 from acorn.step import make_learner, token_losses
-from acorn.workload import BATCH_SPEC, dry_workload
+from acorn.text.settings import DataConfig
+from acorn.training.optim_config import OptimConfig
+from acorn.workload import BATCH_SPEC, make_dry_workload
 from flax import nnx
 from grown import serve
 from jax.sharding import NamedSharding
@@ -34,12 +35,12 @@ def build(vocab, preset="", model=None, data=None, optim=None, seed=0):
     config = replace(
         config,
         model=replace(config.model, **(model or {})),
-        data=replace(config.data, **(data or {})),
+        data=replace(config.data, **(data or {}), tokenizer="bpe", vocab_size=vocab),
         optim=OptimConfig(learning_rate=1e-3, **constant, **(optim or {})),
     )
     mesh = make_mesh(config.mesh)
     learner = make_learner(config, vocab, 0)
-    workload = dry_workload(learner, mesh)
+    workload = make_dry_workload(config, mesh)
     _, shardings = abstract_state(workload, seed, mesh)
     state = initialise(workload, seed, shardings)
     shape = workload.batch(0)["tokens"].shape

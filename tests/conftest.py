@@ -1,10 +1,14 @@
-"""Template snapshots that many tests share. Grows nothing itself."""
+"""Template snapshots and renders that many tests share."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from growing import grow, template_repository
+from growing import asked, grow, template_repository
 from link import snapshot
+from pytest_copie.plugin import Copie
+
+Render = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +27,23 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def project(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project for which Enter was pressed everywhere. Not to be changed."""
     return grow(template, tmp_path_factory.mktemp("project") / "acorn")
+
+
+@pytest.fixture(scope="session")
+def render(copie_session: Copie, template: Path) -> Render:
+    """Render the template, or another one, into a new folder, by pytest-copie.
+
+    It trusts every template, takes answers as defaults of the user, unknown ones too, and keeps
+    an exception to itself. What is about trust, answers or updates therefore goes through `grow`.
+    """
+
+    def render(answers: Mapping[str, str] | None = None, source: Path = template) -> Path:
+        unknown = set(answers or {}) - set(asked())
+        assert not unknown, f"answers to no question: {unknown}"
+        result = copie_session.copy(extra_answers=dict(answers or {}), template_dir=source)
+        if result.exception is not None:
+            raise result.exception
+        assert result.project_dir is not None
+        return result.project_dir
+
+    return render

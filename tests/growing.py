@@ -1,4 +1,4 @@
-"""How tests read the questionnaire and grow projects: always through Copier, never with trust."""
+"""How tests read the questionnaire, and grow projects through Copier, never with trust."""
 
 import functools
 import itertools

@@ -3,9 +3,11 @@
 The slow part of the suite. One project serves all tests here, in the order of a user's first day.
 """
 
+import gzip
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sysconfig
@@ -19,15 +21,45 @@ from pathlib import Path
 import pytest
 from growing import commit_all, git, grow, template_repository
 from link import ROOT
-from updating import NEWER, PINNED, adopt, release_next, update
+from updating import NEWER, PINNED, adopt, documented, follow, release_next, update
 
 pytestmark = pytest.mark.slow
-# Enough of the emitted tests to run every dependency, and short, for the lowest versions.
-CORE_TESTS = ["model", "optim", "step", "checkpoint", "corpus", "telemetry"]
-CORE_TESTS += ["cli", "tokenizer", "trackers"]
+# Emitted tests that together run every dependency, and are short: for the lowest versions.
+CORE_TESTS = ["test_model", "test_step", "test_cli", "test_hub", "test_data"]
+CORE_TESTS += ["training/test_optim", "runtime/test_checkpoint", "records/test_telemetry"]
+CORE_TESTS += ["records/test_trackers", "records/test_report", "text/test_corpus"]
+CORE_TESTS += ["text/test_tokenizer"]
 # A run of seconds, of preset demo.
 MINI = """--eval-every-steps 0 --optim.warmup-steps 2 --data.tokenizer byte --data.seq-len 128
     --data.prepared-dir data/bytes --data.batch-size 16 --model.width 96"""
+# A run of seconds on a text of a few kilobytes.
+TINY = """--eval-every-steps 0 --log-every-steps 1 --optim.warmup-steps 2 --data.tokenizer byte
+    --data.heldout-fraction 0.2 --data.seq-len 32 --data.batch-size 8 --model.width 32
+    --model.layers 1"""
+# What the emitted README tells its user to type -> the options that make it a matter of seconds.
+# In this order: the first one trains what others read.
+RECIPES = {
+    "uv run acorn train demo": MINI + " --steps 50 --log-every-steps 1 --save-every-steps 25",
+    "uv run acorn sample --run-dir runs/demo --chars 300": "",
+    "uv run acorn train --help": "",
+    "uv run acorn train --data.paths 'corpus/*.jsonl.gz' --data.prepared-dir data/mine "
+    "--run-dir runs/mine": TINY + " --steps 3",
+    "uv run acorn train": MINI + " --run-dir runs/demo --steps 50 --save-every-steps 25",
+    "uv run acorn prepare": MINI,
+    "uv run acorn sample": "--chars 5",
+    "uv run acorn evaluate": "",
+    "uv run acorn export": "--to build/hub",
+    "uv run acorn preflight": MINI,
+    "uv run acorn bench": MINI + " --timed-steps 2",
+    "uv run acorn doctor": "",
+    "uv run acorn template-status": "",
+    # Gigabytes to download: that the extra is there and fits the others must do.
+    "uv sync": "--dry-run",
+    "uv sync --extra cuda12": "--dry-run",
+    "uv sync --extra tpu": "--dry-run",
+    "uv lock --upgrade-package flax": "",
+}
+ELSEWHERE = {"uv run pytest"}  # test_its_own_tests_pass
 
 
 def uv(project: Path, *arguments: str, code: int = 0) -> str:
@@ -78,17 +110,37 @@ def test_help_is_instant_and_loads_no_jax(acorn: Path) -> None:
     assert time.monotonic() - started < 6
 
 
-def test_every_command_of_the_readme_exists(acorn: Path) -> None:
-    readme = (acorn / "README.md").read_text("utf-8")
+def commands_of_the_readme(project: Path) -> list[str]:
+    """Every `uv …` in a code block or between backticks, and the table of commands."""
+    readme = (project / "README.md").read_text("utf-8")
     table = readme.partition("## Commands")[2].partition("##")[0]
-    named = re.findall(r"^\| `([a-z-]+)", table, re.MULTILINE)
-    assert {"train", "sample", "template-status"} <= set(named)
-    for command in named:
-        told = uv(acorn, "run", "--no-sync", "acorn", command, "--help")
-        assert f"usage: acorn {command}" in told
+    found = re.findall(r"^ {4}(uv .*)", readme, re.MULTILINE)
+    found += [" ".join(code.split()) for code in re.findall(r"`(uv\s[^`]*)`", readme)]
+    found += [f"uv run acorn {name}" for name in re.findall(r"^\| `([a-z-]+)", table, re.M)]
+    return [command for command in dict.fromkeys(found) if command != "uv run"]  # no command
+
+
+def test_the_readme_names_every_command_and_each_has_a_recipe(acorn: Path) -> None:
     known = uv(acorn, "run", "--no-sync", "acorn", "--help")
-    listed = re.findall(r"^  ([a-z-]+) ", known, re.MULTILINE)
-    assert sorted(listed) == sorted(named), "a command that the README does not name"
+    listed = {f"uv run acorn {name}" for name in re.findall(r"^  ([a-z-]+) ", known, re.MULTILINE)}
+    named = set(commands_of_the_readme(acorn))
+    assert listed <= named, "a command that the README does not name"
+    assert named == set(RECIPES) | ELSEWHERE, "each command of the README is run, and no other"
+
+
+@pytest.mark.parametrize("command", RECIPES)
+def test_a_command_of_the_readme_runs(acorn: Path, command: str) -> None:
+    corpus = acorn / "corpus"
+    corpus.mkdir(exist_ok=True)
+    for i in range(40):
+        text = "".join(f"line {n} of {i}\n" for n in range(i + 8))
+        with gzip.open(corpus / f"{i}.jsonl.gz", "wt") as file:
+            file.write(json.dumps({"text": text}) + "\n")
+    try:
+        told = uv(acorn, *shlex.split(command)[1:], *RECIPES[command].split())
+    finally:
+        shutil.rmtree(corpus)  # git sees it, and the update below wants a clean tree
+    assert told.strip()
 
 
 def test_no_package_may_have_the_name_of_a_dependency(acorn: Path) -> None:
@@ -110,24 +162,17 @@ def unigram_bits_per_byte() -> float:
     return -sum(n / count.total() * log2(n / count.total()) for n in count.values())
 
 
-def test_it_learns(acorn: Path) -> None:
-    options = "--run-dir runs/mini --steps 50 --log-every-steps 1 --save-every-steps 25"
-    uv(acorn, "run", "acorn", "train", "demo", *MINI.split(), *options.split())
-
-    run = acorn / "runs" / "mini"
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
-    losses = [record["loss"] for record in records if "loss" in record]
-    assert len(losses) == 50
-    assert sum(losses[-5:]) / 5 < 0.7 * losses[0]
+def test_it_learned(acorn: Path) -> None:
+    run = acorn / "runs" / "demo"
+    losses = losses_of(run)
+    assert list(losses) == list(range(1, 51))
+    assert sum(list(losses.values())[-5:]) / 5 < 0.7 * losses[1]
     summary = json.loads((run / "summary.json").read_text("utf-8"))
     assert summary["heldout_bits_per_byte"] < unigram_bits_per_byte()
     for name in ("config.json", "report.html", "checkpoints"):
         assert (run / name).exists()
     assert list((run / "plots").glob("*.png"))
-
-
-def test_sampling_from_the_run(acorn: Path) -> None:
-    assert uv(acorn, "run", "acorn", "sample", "--run-dir", "runs/mini", "--chars", "40").strip()
+    assert (acorn / "build" / "hub" / "model.safetensors").is_file()
 
 
 def test_an_update_right_after_the_run_is_clean(acorn: Path, moving: Path) -> None:
@@ -135,14 +180,20 @@ def test_an_update_right_after_the_run_is_clean(acorn: Path, moving: Path) -> No
     commit_all(acorn, "Lock the dependencies, as the README says")
     release_next(moving)
     update(acorn, NEWER)
-    assert (acorn / "runs" / "mini" / "summary.json").is_file()
+    assert (acorn / "runs" / "demo" / "summary.json").is_file()
 
 
 def test_the_wheel_holds_the_package_and_no_tests(acorn: Path) -> None:
     uv(acorn, "build", "--wheel", "--quiet")
     names = zipfile.ZipFile(next((acorn / "dist").glob("*.whl"))).namelist()
-    assert "acorn/step.py" in names
-    assert not [name for name in names if "/tests/" in name]
+    package = acorn / "src" / "acorn"
+    wanted = {
+        f"acorn/{file.relative_to(package).as_posix()}"
+        for file in package.rglob("*.py")
+        if "tests" not in file.relative_to(package).parts and file.name != "conftest.py"
+    }
+    assert "acorn/runtime/loop.py" in wanted
+    assert {name for name in names if ".dist-info/" not in name} == wanted
 
 
 def test_the_lowest_dependencies_pass_the_core_tests(moving: Path, tmp_path: Path) -> None:
@@ -150,11 +201,47 @@ def test_the_lowest_dependencies_pass_the_core_tests(moving: Path, tmp_path: Pat
     uv(project, "sync", "--resolution", "lowest-direct")
     installed = uv(project, "pip", "freeze")
     assert "jax==0.11.1\n" in installed
-    tests = project / "src" / "acorn" / "tests"
-    wanted = [str(file) for name in CORE_TESTS if (file := tests / f"test_{name}.py").is_file()]
-    assert len(wanted) == len(CORE_TESTS)
-    print(uv(project, "run", "--no-sync", "pytest", "-q", "-m", "not slow", *wanted)[-2000:])
+    package = project / "src" / "acorn"
+    split = [name.rpartition("/") for name in CORE_TESTS]
+    wanted = [package / folder / "tests" / f"{name}.py" for folder, _, name in split]
+    assert all(file.is_file() for file in wanted), "CORE_TESTS names a test that is not there"
+    print(uv(project, "run", "--no-sync", "pytest", "-q", *map(str, wanted))[-2000:])
     short = ["--steps", "3", "--run-dir", "runs/short"]
     uv(project, "run", "--no-sync", "acorn", "train", "demo", *MINI.split(), *short)
     assert (project / "runs" / "short" / "summary.json").is_file()
     shutil.rmtree(project / ".venv")
+
+
+def losses_of(run: Path) -> dict[int, float]:
+    """Step -> training loss."""
+    records = map(json.loads, (run / "metrics.jsonl").read_text("utf-8").splitlines())
+    return {record["step"]: record["loss"] for record in records if "loss" in record}
+
+
+def test_a_run_begun_at_a_past_release_goes_on_after_the_update(
+    repository: Path, acorn: Path, tmp_path: Path
+) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for i in range(40):
+        (corpus / f"{i}.txt").write_text("".join(f"line {n} of {i}\n" for n in range(i + 8)))
+    project = adopt(grow(repository, tmp_path / "p", vcs_ref="v0.1.0"))
+    uv(project, "sync")
+    commit_all(project, "Lock the dependencies")
+    text = f"--data.paths {corpus}/*.txt --data.prepared-dir {tmp_path}/data"
+    train = ["run", "acorn", "train", "demo", *TINY.split(), *text.split()]
+    train += ["--save-every-steps", "10", "--optim.horizon-steps", "40"]
+    uv(project, *train, "--run-dir", "runs/past", "--steps", "20")
+    past = losses_of(project / "runs" / "past")
+    assert list(past) == list(range(1, 21))
+
+    follow(documented("How to update"), project)
+    assert (project / "src" / "acorn" / "runtime").is_dir()
+    uv(project, "sync")
+    uv(project, *train, "--run-dir", "runs/past", "--steps", "40")
+
+    uv(acorn, *train, "--run-dir", f"{tmp_path}/whole", "--steps", "40")
+    went_on, whole = losses_of(project / "runs" / "past"), losses_of(tmp_path / "whole")
+    assert list(went_on) == list(whole) == list(range(1, 41))
+    assert {step: went_on[step] for step in past} == past, "steps before the update ran again"
+    assert went_on == pytest.approx(whole, rel=1e-4)

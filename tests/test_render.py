@@ -1,4 +1,4 @@
-"""Every kind and option renders without trust to a complete, clean project. Installs nothing."""
+"""Every kind and option renders to a complete, clean project. Installs nothing."""
 
 import ast
 import itertools
@@ -11,10 +11,10 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
-import copier
 import pytest
 import yaml
-from growing import Answers, asked, choices, git, grow, layer_files, layers, pairs, pairwise, tree
+from conftest import Render
+from growing import Answers, asked, choices, git, layer_files, layers, pairs, pairwise, tree
 from link import destination
 
 COVER = list(pairwise())
@@ -74,11 +74,9 @@ def name_of(answers: Answers) -> str:
 
 
 @pytest.fixture(scope="module", params=COVER, ids=name_of)
-def grown(
-    template: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> tuple[Path, Answers]:
+def grown(render: Render, request: pytest.FixtureRequest) -> tuple[Path, Answers]:
     """A project for one answer set of the cover."""
-    return grow(template, tmp_path_factory.mktemp("grown") / "p", request.param), request.param
+    return render(request.param), request.param
 
 
 def test_every_file_parses_and_none_shows_a_tag(grown: tuple[Path, Answers]) -> None:
@@ -138,42 +136,37 @@ def test_two_layers_that_meet_share_no_path() -> None:
             assert not shared, f"{one.name} and {two.name} both emit {shared}"
 
 
-def test_droppings_of_tools_are_not_emitted(template: Path, tmp_path: Path) -> None:
+def test_droppings_of_tools_are_not_emitted(template: Path, render: Render, tmp_path: Path) -> None:
     littered = shutil.copytree(template, tmp_path / "template")
     package = littered / "templates" / "{{common}}" / "{{source}}"
     litter = ("__pycache__/x", "x.pyc", ".DS_Store", ".ruff_cache/x", "~x")
     for name in litter:
         (package / name).parent.mkdir(exist_ok=True)
         (package / name).write_text("x")
-    project = grow(littered, tmp_path / "p")
+    project = render(source=littered)
     assert not [name for name in litter if (project / "src" / "acorn" / name).exists()]
 
 
-def test_rendering_is_deterministic(template: Path, tmp_path: Path) -> None:
-    one, two = (grow(template, tmp_path / name) for name in ("one", "two"))
+def test_rendering_is_deterministic(render: Render) -> None:
+    one, two = render(), render()
     for project in (one, two):
         git(project, "init", "--quiet")
     assert tree(one) == tree(two)
     assert read(one / ".copier-answers.yml") == read(two / ".copier-answers.yml")
 
 
-def test_a_copy_says_what_to_do_next(
-    template: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_copy_says_what_to_do_next(render: Render, capfd: pytest.CaptureFixture[str]) -> None:
     for accelerator, sync in {"cpu": "uv sync ", "tpu": "uv sync --extra tpu "}.items():
-        project = tmp_path / accelerator
-        copier.run_copy(str(template), project, data={"accelerator": accelerator}, defaults=True)
+        project = render({"accelerator": accelerator})
         told = capfd.readouterr().err
         assert "uv run acorn train" in told
         assert sync in told
         assert str(project) in told
 
 
-def test_workflows_container_and_renovate_pass_their_linters(
-    template: Path, tmp_path: Path
-) -> None:
-    hub = grow(template, tmp_path / "hub", {"ci": "github"})
-    lab = grow(template, tmp_path / "lab", {"ci": "gitlab", "accelerator": "cuda12"})
+def test_workflows_container_and_renovate_pass_their_linters(render: Render) -> None:
+    hub = render({"ci": "github"})
+    lab = render({"ci": "gitlab", "accelerator": "cuda12"})
     audit = ["--offline", "--quiet", "--persona", "pedantic", "--min-severity", "low"]
     schema: list[str | Path] = [tool("check-jsonschema"), "--builtin-schema"]
     commands: list[list[str | Path]] = [
@@ -197,10 +190,8 @@ def test_actions_are_pinned_by_hash_and_permissions_start_at_none(project: Path)
         assert yaml.safe_load(read(file))["permissions"] == {}
 
 
-def test_gitlab_jobs_have_git(template: Path, tmp_path: Path) -> None:
-    config = yaml.safe_load(
-        read(grow(template, tmp_path / "p", {"ci": "gitlab"}) / ".gitlab-ci.yml")
-    )
+def test_gitlab_jobs_have_git(render: Render) -> None:
+    config = yaml.safe_load(read(render({"ci": "gitlab"}) / ".gitlab-ci.yml"))
     for job in ("check", "test"):
         assert config[job]["image"] == "python:$PYTHON-bookworm", "a slim image has no git"
 
@@ -215,14 +206,20 @@ def test_the_image_takes_what_is_locked(project: Path) -> None:
 
 def test_the_file_map_names_every_module(project: Path) -> None:
     table = read(project / "README.md").partition("## Files")[2].partition("\n## ")[0]
-    modules = {file.name for file in (project / "src" / "acorn").glob("*.py")}
-    named = re.findall(r"`(\w+\.py)`", table)
-    assert sorted(named) == sorted(modules - {"__init__.py", "__main__.py"})
+    named = []
+    for first, second in re.findall(r"^\| ([^|]*) \| ([^|]*) \|$", table, re.MULTILINE):
+        room = re.match(r"`(\w+/)`", first)  # its files are in the second cell
+        files = re.findall(r"`(\w+\.py)`", second if room else first)
+        named += [(room[1] if room else "") + name for name in files]
+    package = project / "src" / "acorn"
+    modules = {file.relative_to(package).as_posix() for file in package.rglob("*.py")}
+    unnamed = re.compile(r"(.*/)?tests/.*|(.*/)?__(init|main)__\.py|conftest\.py")
+    assert sorted(named) == sorted(name for name in modules if not unnamed.fullmatch(name))
 
 
-def test_renovate_leaves_alone_what_the_template_keeps(template: Path, tmp_path: Path) -> None:
+def test_renovate_leaves_alone_what_the_template_keeps(render: Render) -> None:
     for ci in choices("ci"):
-        project = grow(template, tmp_path / ci, {"ci": ci})
+        project = render({"ci": ci})
         (rule,) = json.loads(read(project / "renovate.json"))["packageRules"]
         assert rule["enabled"] is False
         pinned = [*project.glob(".github/workflows/*"), *project.glob(".gitlab-ci.yml")]

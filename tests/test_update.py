@@ -11,8 +11,21 @@ import copier
 import pytest
 import yaml
 from growing import commit_all, git, grow, releases, template_repository, tree
-from updating import NEWER, PINNED, adopt, answer_anew, edit, release_next, run_once, update
+from link import ROOT
+from updating import (
+    NEWER,
+    PINNED,
+    adopt,
+    answer_anew,
+    documented,
+    edit,
+    follow,
+    release_next,
+    run_once,
+    update,
+)
 
+MOVED_SINCE = {"0.1.0"}  # releases from which the notes give another way
 MINE = "\n# my note, far from any change of the template\n"
 MARKER = r"# --- .*below this line\.? ---"
 # Every marked place, in the order of the file: a line of the template's above it, one of the user's
@@ -109,6 +122,109 @@ def test_both_sides_may_append_at_every_marked_place(moving: Path, tmp_path: Pat
     yaml.safe_load((project / ".pre-commit-config.yaml").read_text("utf-8"))
 
 
+# Files of 0.1.0 that someone edited, and the rooms they stand in since 0.2.0.
+EDITED = {
+    "attention.py": "attention.py",
+    "checkpoint.py": "runtime/checkpoint.py",
+    "corpus.py": "text/corpus.py",
+    "distributed.py": "runtime/distributed.py",
+    "doctor.py": "commands/doctor.py",
+    "model.py": "model.py",
+    "optim.py": "training/optim.py",
+    "plots.py": "records/plots.py",
+    "sharding.py": "runtime/sharding.py",
+    "telemetry.py": "records/telemetry.py",
+    "template_status.py": "commands/template_status.py",
+    "tests/test_optim.py": "training/tests/test_optim.py",
+    "tokenizer.py": "text/tokenizer.py",
+}
+BEGINNING, PLAIN, ANY = "How to update", "If edits are gone", "How to update where the first commit"
+ANY += " is not the copy alone"
+
+
+def my_line(name: str, i: int) -> str:
+    return f"# mine in {name}, line {i}"
+
+
+def work_on(project: Path) -> None:
+    """Edits at the end of files and between two of their functions; a module; a file deleted."""
+    package = project / "src" / "acorn"
+    for name in EDITED:
+        text = (package / name).read_text("utf-8")
+        head, between, tail = text.rpartition("\n\n\n")
+        assert between
+        text = f"{head}\n\n\n{my_line(name, 1)}\n\n\n{tail}\n\n{my_line(name, 2)}\n"
+        (package / name).write_text(text, "utf-8")
+    (package / "mine.py").write_text("from .loop import run\n\nMINE = run\n")
+    (package / "tests" / "test_mine.py").write_text("def test_mine() -> None:\n    pass\n")
+    (package / "tests" / "test_hardware.py").unlink()
+    edit(project / "pyproject.toml", "]\n\n[project.opt", '    "httpx>=0.28",\n]\n\n[project.opt')
+    commit_all(project, "My work")
+
+
+def begun_at(repository: Path, project: Path, case: str) -> list[str]:
+    """A project of release 0.1.0 with work in it, and the documented commands of its case."""
+    grow(repository, project, vcs_ref="v0.1.0")
+    if case == "a first commit with work in it, other answers since":
+        git(project, "init", "--quiet")
+        work_on(project)
+        run_once(project)
+        answer_anew(project, description="Another sentence")
+        commit_all(project, "Another description")
+        return documented(ANY)
+    adopt(project)
+    run_once(project)
+    work_on(project)
+    if case == "updated the plain way":
+        update(project, PINNED)
+        commit_all(project, "Update from the template")
+        assert "mine in" not in (project / "src/acorn/text/corpus.py").read_text("utf-8")
+        return documented(PLAIN)[1:] + documented(BEGINNING)
+    if case == "the plain way, not committed":
+        update(project, PINNED)
+        return documented(PLAIN)[:1] + documented(BEGINNING)
+    return documented(BEGINNING)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "a first commit with the copy alone",
+        "a first commit with work in it, other answers since",
+        "updated the plain way",
+        "the plain way, not committed",
+    ],
+)
+def test_a_release_that_moves_files_keeps_every_edit(
+    repository: Path, tmp_path: Path, case: str
+) -> None:
+    project = tmp_path / "p"
+    told = follow(begun_at(repository, project, case), project)
+    for command in (*documented(BEGINNING), *documented(PLAIN)[:1]):
+        assert f"    {command}\n" in told, f"Copier does not show {command}"
+
+    package = project / "src" / "acorn"
+    for old, new in EDITED.items():
+        text = (package / new).read_text("utf-8")
+        assert my_line(old, 1) in text, f"the first edit of {old} is not in {new}"
+        assert my_line(old, 2) in text, f"the second edit of {old} is not in {new}"
+        assert old == new or not (package / old).exists()
+    assert (package / "mine.py").is_file()
+    assert (package / "tests" / "test_mine.py").is_file()
+    assert "httpx" in (project / "pyproject.toml").read_text("utf-8")
+    answers = yaml.safe_load((project / ".copier-answers.yml").read_text("utf-8"))
+    assert answers["_commit"] == PINNED
+    conflicts = set(git(project, "diff", "--name-only", "--diff-filter=U").split())
+    deleted = "records/tests/test_hardware.py"  # here; moved there
+    assert conflicts <= {f"src/acorn/{name}" for name in (*EDITED.values(), deleted)}
+    assert len(conflicts) <= 4, "most edits are far from any change"
+
+
+def test_the_docs_give_the_same_commands() -> None:
+    page = (ROOT / "docs" / "index.md").read_text("utf-8")
+    assert "\n".join(f"    {command}" for command in documented(BEGINNING)) in page
+
+
 @pytest.mark.parametrize("version", releases())
 def test_every_past_release_updates_to_this_tree(
     repository: Path, tmp_path: Path, version: str
@@ -119,13 +235,17 @@ def test_every_past_release_updates_to_this_tree(
     readme.write_text(readme.read_text("utf-8") + MINE, "utf-8")
     commit_all(project, "My work")
 
-    update(project, PINNED)
+    if version in MOVED_SINCE:
+        follow(documented(BEGINNING), project)
+    else:
+        update(project, PINNED)
 
     ours = tree(project)
     theirs = tree(adopt(grow(repository, tmp_path / "fresh", vcs_ref=PINNED)))
     assert ours.pop("uv.lock")
     assert ours.pop("README.md") == theirs.pop("README.md") + MINE.encode()
     assert ours == theirs
+    assert not git(project, "status", "--porcelain") or version not in MOVED_SINCE
 
 
 def test_answers_can_change_in_an_update(repository: Path, tmp_path: Path) -> None:
@@ -146,7 +266,7 @@ def test_a_package_is_renamed_as_the_docs_say(
     errors = project / "src" / "acorn" / "errors.py"
     errors.write_text(errors.read_text("utf-8") + MINE, "utf-8")
     (errors.parent / "mine.py").write_text("MINE = 1\n")
-    (errors.parent / "bench.py").unlink()  # is there again afterwards
+    (errors.parent / "commands" / "bench.py").unlink()  # is there again afterwards
     commit_all(project, "My work")
     if moved:
         git(project, "mv", "src/acorn", "src/oak")
@@ -174,6 +294,7 @@ def test_an_update_says_what_to_do_next(
     told = capfd.readouterr().err
     assert "uv sync --extra cuda12 &&" in told, "a plain sync would drop CUDA"
     assert "uv run acorn template-status" in told
+    assert "git reset" not in told, "no file moved since"
 
 
 def test_an_untracked_lock_makes_copier_refuse_as_the_readme_says(

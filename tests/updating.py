@@ -1,13 +1,18 @@
 """What a user does around `copier update`, and what the template's maintainer does before it."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import copier
 from growing import commit_all, git, tree
+from link import ROOT
 
 PINNED = "v999.0.0"  # the working tree
 NEWER = "v1000.0.0"  # made in the test
+ROLES = ("AUTHOR", "COMMITTER")
 
 
 def adopt(project: Path) -> Path:
@@ -87,3 +92,31 @@ def release_next(template: Path) -> None:
     first_line = errors.read_text("utf-8").splitlines()[0]
     edit(errors, first_line, first_line.replace('"""', '"""Now better. ', 1))
     commit_all(template, "Release", tag=NEWER)
+
+
+def documented(heading: str) -> list[str]:
+    """The commands below a heading of the release notes, up to those that install packages."""
+    section = (ROOT / "hooks" / "notes.md").read_text("utf-8").partition(f"### {heading}\n")[2]
+    commands = re.findall(r"^    (.*)", section.partition("\n#")[0], re.MULTILINE)
+    assert commands, heading
+    return [command for command in commands if not command.startswith("uv ")]
+
+
+def follow(commands: list[str], project: Path) -> str:
+    """Type the commands, word for word; what they print. A merge may end with a conflict."""
+    programs = project.parent / "programs"
+    programs.mkdir(exist_ok=True)
+    (programs / "uvx").write_text('#!/bin/sh\nexec "$@"\n')  # Copier stands in this environment
+    (programs / "uvx").chmod(0o755)
+    found = [str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]
+    who = {f"GIT_{role}_{what}": "t@example.org" for role in ROLES for what in ("NAME", "EMAIL")}
+    environment = os.environ | who | {"PATH": os.pathsep.join(found), "GIT_EDITOR": "false"}
+    told = ""
+    for command in commands:
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=project, env=environment, capture_output=True, text=True
+        )
+        told += done.stdout + done.stderr
+        conflicts = command.startswith("git merge") and "CONFLICT" in done.stdout
+        assert done.returncode == (1 if conflicts else 0), f"{command}: {told}"
+    return told
