@@ -1,6 +1,6 @@
-# Every target brings its own tools: `sh hooks/uv.sh` is uv, installed into .venv if it is missing.
+# `sh hooks/uv.sh` runs uv, which it installs into .venv where it is missing.
 UV := sh hooks/uv.sh
-# Copier alone: no one waits for Sphinx and mypy to see the demo.
+# Copier alone, so that the demo does not wait for Sphinx and mypy to be installed.
 GROW := run --quiet --no-default-groups --group grow python
 KIND ?= llm
 
@@ -9,21 +9,21 @@ KIND ?= llm
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
-demo:  ## grow build/demo, train it on real text (minutes) and sample from it
+demo:  ## grow build/demo, train it (about five minutes on two cores) and sample from it
 	@$(UV) $(GROW) hooks/demo.py $(KIND)
 
-test:  ## the whole suite, the tests of an emitted project included
+test:  ## all tests, those of an emitted project included
 	$(UV) run pytest
 
-test-fast:  ## the template's own tests only
+test-fast:  ## the tests of the template alone
 	$(UV) run pytest -m "not slow"
 
-lint:  ## format, lint, types
+lint:  ## formatter, linter and type checker
 	$(UV) run ruff format --check .
 	$(UV) run ruff check .
 	$(UV) run mypy
 
-docs:  ## build/docs/index.html; a warning is an error
+docs:  ## build build/docs/index.html; a warning is an error
 	$(UV) run sphinx-build -W --keep-going -q -b html docs build/docs
 
 link:  ## build/link/KIND: a working project whose files are links to templates/

@@ -37,9 +37,11 @@ class RunConfig:
     log_every_steps: int = 10  # a line in metrics.jsonl; its loss is the mean of these steps
     eval_every_steps: int = 100  # held-out evaluation; 0 = only at the end
     save_every_steps: int = 100  # asynchronous checkpoint; 0 = only at the end
+    artifacts_every_steps: int = 0  # pictures or texts of how far it is; 0 = only at the end
     keep_checkpoints: int = 2  # the newest; an older one goes when a newer is written; 0 = all
     max_skipped_steps: int = 10  # stop after so many non-finite steps in a row
-    hang_timeout_s: float = 1800.0  # exit 43 when a step or evaluation takes longer; 0 = off
+    hang_timeout_s: float = 1800.0  # exit 43 when nothing gets done for longer; 0 = off
+    prefetch_workers: int = 1  # threads that make batches ahead of need
     profile_at_step: int = 0  # write a profiler trace from this step on; 0 = off
     profile_steps: int = 3  # length of that trace
     trackers: tuple[str, ...] = ("tensorboard",)  # also: wandb mlflow

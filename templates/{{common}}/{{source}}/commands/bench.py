@@ -21,12 +21,12 @@ def bench(*, config: Settings, timed_steps: int = 20) -> int:
     from ..records.report import format_summary
     from ..runtime import timing
     from ..runtime.compiled import compile_step, memory_parts
-    from ..runtime.host_memory import keep_freed_memory
     from ..runtime.sharding import make_mesh
+    from ..runtime.start import start
     from ..workload import make_workload
 
     config = validate(config)
-    keep_freed_memory()
+    start()
     mesh = make_mesh(config.mesh)
     workload = make_workload(config, mesh)
     input_s = timing.time_input(workload, timed_steps)

@@ -1,9 +1,9 @@
 """Figures of a run, drawn from metrics.jsonl: one a metric, held-out points on a line of their own.
 
-Whatever numeric series is there is drawn; nothing is known here about any metric but its name.
+Every numeric metric is drawn, whatever it measures; its name gives the words and the unit.
 """
 
-import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,29 +11,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from . import store
 from .progress import UNITS, label, show
-from .telemetry import Record, read
+from .telemetry import Record
 
 INK, TRAIN, HELDOUT = "#24292f", "#0072b2", "#d55e00"  # Okabe and Ito's, for the colour-blind too
-MAX_POINTS = 2000  # of one line: more cannot be seen and would bloat the report
+MAX_POINTS = 2000  # of one line: more than a figure has pixels
+DPI = 120  # 864 x 468 pixels, sharp on the half of a screen that the report gives a figure
 IN_WORDS = {"per_s": "{} per second", "ms": "milliseconds", "s": "seconds", "bytes": "bytes"}
 FIRST = ("loss", "bits_per_byte")  # then in the order of the records
 
 
 def plot_all(run_dir: Path) -> list[Path]:
     """Write DIR/plots/METRIC.png for every metric; returns the files, the loss first."""
-    folder = run_dir / "plots"
-    folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, figure in figures(read(run_dir / "metrics.jsonl")).items():
-        paths.append(folder / file_name(name))
-        figure.savefig(paths[-1], dpi=160)
+    for name, figure in figures(store.read_lines(run_dir / "metrics.jsonl")).items():
+        path = run_dir / "plots" / f"{store.plain_name(name)}.png"
+        store.write(path, partial(figure.savefig, format="png", dpi=DPI), sync=False)
+        paths.append(path)
     return paths
-
-
-def file_name(name: str) -> str:
-    """A metric's file in DIR/plots; any name makes a plain one."""
-    return re.sub(r"[^\w.-]+", "_", name) + ".png"
 
 
 def figures(records: list[Record]) -> dict[str, Figure]:
@@ -97,7 +93,7 @@ def _dress(axes: Axes, name: str) -> None:
     texts += [axes.set_xlabel("step"), axes.set_ylabel(y_words)]
     legend = axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     for text in (*texts, *legend.get_texts()):
-        text.set(color=INK, parse_math=False)  # names are anyone's: a dollar sign makes no formula
+        text.set(color=INK, parse_math=False)  # a dollar sign in a name is no formula
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10], integer=True))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     if name.endswith(("_per_s", "_bytes")):

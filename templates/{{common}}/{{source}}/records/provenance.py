@@ -15,7 +15,7 @@ PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 def collect() -> dict[str, Any]:
-    """All of it as plain JSON types; None is a fact not to be had. Starts the JAX backend."""
+    """All of it as plain JSON types; None is what cannot be known. Starts the JAX backend."""
     import jax
 
     source = Path(__file__).parents[2:4]  # src/ and its parent; there is no project in a wheel

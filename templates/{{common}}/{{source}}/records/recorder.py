@@ -1,9 +1,8 @@
 """Turns what the loop measures into records, a summary, plots and the report. Steers nothing.
 
-Only process 0 writes; the others keep the same count and stay silent.
+Only process 0 writes; the others sum the same metrics, which every checkpoint holds.
 """
 
-import json
 import logging
 import math
 import statistics
@@ -12,9 +11,9 @@ from typing import Any
 
 import jax
 
-from ..contract import Workload
-from ..run_config import RunConfig, to_dict
-from . import hardware, progress, telemetry
+from ..contract import Artifact, Section, Workload
+from ..run_config import RunConfig, flatten, to_dict
+from . import artifacts, hardware, progress, store, telemetry
 from .trackers import make_trackers
 
 log = logging.getLogger(__name__)
@@ -28,16 +27,18 @@ class Recorder:
     ) -> None:
         self._workload, self._clock, self._dir, self._first = workload, clock, run_dir, first
         self._run: RunConfig = config.run
-        # Sum and count since a record was due; in checkpoints too, so that a resume changes no bit.
-        self.losses = (0.0, 0)
-        self._writes = jax.process_index() == 0
+        # Metric of `workload.means` -> its sum and count since a record was due. Checkpoints hold
+        # them and the loop sets them on resume, so that a resume changes no bit.
+        self.sums: dict[str, tuple[float, int]] = {}
+        self._primary = jax.process_index() == 0
         self._window = (first, self._busy_s())
         self._compile_s: float | None = None
         self._saves_s: list[float] = []
         self._profiling = self._closed = False
-        if self._writes:
+        if self._primary:
             run_dir.mkdir(parents=True, exist_ok=True)
-            telemetry.cut(run_dir / "metrics.jsonl", first)
+            telemetry.cut_records(run_dir / "metrics.jsonl", first)
+            artifacts.cut(run_dir, first)
             telemetry.record_warnings(run_dir)
             clock.save(run_dir / "attempts.jsonl", first)
             trackers = make_trackers(self._run.trackers, run_dir, to_dict(config), first)
@@ -50,17 +51,25 @@ class Recorder:
         self._window = (self._window[0] + 1, self._busy_s())
 
     def step(self, step: int, values: dict[str, float], *, force: bool = False) -> None:
-        """Write a record where one is due; its loss is the mean of all steps since the last due."""
-        (total, count), due = self.losses, step % self._run.log_every_steps == 0
-        if math.isfinite(loss := values.get("loss", math.nan)):
-            total, count = total + loss, count + 1
-        self.losses = (0.0, 0) if due else (total, count)
+        """Write a record where one is due, or with `force`.
+
+        The metrics of `workload.means` are averaged over all steps since a record was last due;
+        values that are not finite do not count.
+        """
+        due = step % self._run.log_every_steps == 0
+        sums = {}
+        for name in self._workload.means:
+            total, count = self.sums.get(name, (0.0, 0))
+            if math.isfinite(value := values.get(name, math.nan)):
+                total, count = total + value, count + 1
+            sums[name] = (total, count)
+        self.sums = {} if due else sums
         if not (due or force):
             return
         since, busy_s = self._window
         now_s = self._busy_s()
         record: dict[str, Any] = {"step": step} | values
-        record |= {"loss": total / count} if count else {}
+        record |= {name: total / count for name, (total, count) in sums.items() if count}
         if step > since:
             step_s = (now_s - busy_s) / (step - since)
             name, units = self._workload.rate
@@ -68,9 +77,22 @@ class Recorder:
             if (share := self._mfu(step_s)[0]) is not None:
                 record["mfu"] = share
         self._window = (step, now_s)
-        if self._writes:
-            self._log.write(record)
+        if self._primary:
+            self._log.add(record)
             self._clock.save(self._dir / "attempts.jsonl", step)
+
+    def artifacts(self, step: int, made: dict[str, Artifact]) -> None:
+        """Write pictures and texts to DIR/artifacts and hand them to the trackers.
+
+        Call it after `step` for the same step: W&B takes nothing for a step before its newest.
+        """
+        if not self._primary:
+            return
+        try:
+            for name, artifact in made.items():
+                self._log.add_artifact(name, artifacts.write(self._dir, step, name, artifact), step)
+        except OSError as error:
+            log.warning("artifacts of step %d are lost (%s); the run goes on", step, error)
 
     def saved(self, blocking_s: float) -> None:
         """A checkpoint held the loop up for so long."""
@@ -88,25 +110,30 @@ class Recorder:
     def close(self) -> None:
         """Let bar and trackers finish; once is enough."""
         self._stop_profile()
-        if self._writes and not self._closed:
+        if self._primary and not self._closed:
             self._log.close()
         self._closed = True
 
-    def finish(self, steps: int, extra: dict[str, Any]) -> None:
-        """Write summary.json, plots and report.html, and print the summary."""
+    def finish(
+        self,
+        steps: int,
+        summary_extra: dict[str, Any],
+        sections: dict[str, Section] | None = None,
+    ) -> None:
+        """Write summary.json, sections.json, plots and report.html, and print the summary."""
         self.close()
-        if not self._writes:
+        if not self._primary:
             return
         self._clock.save(self._dir / "attempts.jsonl", steps)
         name, units = self._workload.rate
-        records = telemetry.read(self._dir / "metrics.jsonl")
+        records = store.read_lines(self._dir / "metrics.jsonl")
         last = {k: v for record in records for k, v in record.items()}
         # Of this attempt; of them all where it only finishes what an earlier one has trained.
         timed = [r for r in records if "step_ms" in r]
         timed = [r for r in timed if r["step"] > self._first] or timed
         step_s = statistics.median(r["step_ms"] for r in timed) / 1e3 if timed else math.nan
         share, formula = self._mfu(step_s)
-        attempts = telemetry.goodput(telemetry.read(self._dir / "attempts.jsonl"))
+        attempts = telemetry.goodput(store.read_lines(self._dir / "attempts.jsonl"))
         summary = {
             "steps": steps,
             f"{name}_seen": units * steps,
@@ -119,17 +146,17 @@ class Recorder:
             "mfu_formula": formula,
             "peak_memory_bytes": _peak_memory_bytes(),
         }
-        summary |= {k: v for k, v in last.items() if k not in (*summary, "step", "skipped")}
-        summary |= {"skipped_steps": last.get("skipped", 0.0)} | attempts | extra
+        last = {("skipped_steps" if k == "skipped" else k): v for k, v in last.items()}
+        summary |= {k: v for k, v in last.items() if k not in (*summary, "step")}
+        summary |= attempts | summary_extra
         summary = {k: telemetry.plain(v) for k, v in summary.items()}
-        (self._dir / "summary.json").write_text(json.dumps(summary, indent=1))
-        # Matplotlib takes a second to import, and no picture is worth a finished run.
-        from .plots import plot_all
-        from .report import format_summary, write_report
+        store.write_json(self._dir / "sections.json", _plain_sections(sections or {}))
+        # After the sections, because `reported` takes it for the end of the run.
+        store.write_json(self._dir / "summary.json", summary)
+        from .report import format_summary, write_report  # matplotlib takes a second to import
 
         print(format_summary(summary))
         try:
-            plot_all(self._dir)
             print(f"report: {write_report(self._dir)}")
         except OSError as error:
             log.warning("no plots or report: %s", error)
@@ -154,9 +181,18 @@ class Recorder:
 def reported(run_dir: Path, step: int) -> bool:
     """Whether the summary of a run that ended at `step` has been written."""
     try:
-        return bool(json.loads((run_dir / "summary.json").read_text())["steps"] == step)
+        return bool(store.read_json(run_dir / "summary.json")["steps"] == step)
     except (OSError, ValueError, KeyError):
         return False
+
+
+def _plain_sections(sections: dict[str, Section]) -> dict[str, Section]:
+    return {
+        heading: section
+        if isinstance(section, str)
+        else {name: telemetry.plain(value) for name, value in flatten(section).items()}
+        for heading, section in sections.items()
+    }
 
 
 def _peak_memory_bytes() -> int | None:

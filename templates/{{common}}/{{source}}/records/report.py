@@ -5,28 +5,23 @@ Opens offline, in light and dark; every string is escaped, whoever wrote it.
 
 import base64
 import contextlib
-import io
 import itertools
-import json
-import re
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from matplotlib.figure import Figure
-
 from ..run_config import flatten
-from .plots import HELDOUT, INK, TRAIN, figures, file_name
+from . import artifacts, store
+from .plots import plot_all
 from .progress import label, show
-from .telemetry import goodput, read
+from .telemetry import goodput
 
 STYLE = """
 :root { color-scheme: light dark; --page: #f6f7f9; --card: #fff; --ink: #24292f; --soft: #667080;
-  --line: #e3e6ea; --run: #0072b2; --held: #d55e00 }
+  --line: #e3e6ea }
 @media (prefers-color-scheme: dark) { :root { --page: #111418; --card: #1a1e24; --ink: #dfe3e8;
-  --soft: #939dab; --line: #2c323a; --run: #56b4e9; --held: #f0883e } }
+  --soft: #939dab; --line: #2c323a } }
 body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif }
 main { max-width: 1120px; margin: auto; padding: 2rem 1.2rem 4rem; overflow-wrap: anywhere }
 h1 { font-size: 1.7rem; margin: 0 } h2 { font-size: 1.05rem; margin: 2.2rem 0 .7rem }
@@ -35,7 +30,7 @@ p, dt { color: var(--soft) } dt { font-size: .82rem } dd { margin: 0; font: 600 
 .wide { grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)) }
 .grid > * { background: var(--card); border: 1px solid var(--line); border-radius: 10px; margin: 0;
   padding: .8rem 1rem; min-width: 0 }
-svg, img { width: 100%; height: auto; display: block } svg text { font-family: inherit !important }
+img { width: 100%; height: auto; display: block } .grid > .plot { background: #fff }
 .bar { display: flex; height: 1.1rem; border-radius: 6px; overflow: hidden; margin-bottom: .6rem }
 i { display: inline-block; width: .7rem; height: .7rem; border-radius: 2px; margin-right: .5rem }
 table { border-collapse: collapse; width: 100%; font-size: .9rem }
@@ -46,38 +41,41 @@ summary { cursor: pointer; font-weight: 600; margin: 1.4rem 0 .4rem }
 # Okabe and Ito's colours, for the parts of the time from the largest to the smallest.
 COLOURS = ["#009e73", "#0072b2", "#e69f00", "#d55e00", "#56b4e9", "#cc79a7", "#f0e442", "#8c96a3"]
 WARNING_LINES = 40  # the last ones
+ARTIFACTS = 3  # of each name, the last ones
 
 
 def write_report(run_dir: Path) -> Path:
-    """DIR -> DIR/report.html; whatever file is missing is left out."""
-    summary, facts = _json(run_dir / "summary.json"), _json(run_dir / "config.json")
-    provenance = facts.get("provenance", {})
+    """Draw DIR/plots and write DIR/report.html from the files in DIR; a missing one is left out."""
+    summary, run_config = _json(run_dir / "summary.json"), _json(run_dir / "config.json")
+    provenance = run_config.get("provenance", {})
     about = ("template", "git_commit", "device_kind", "devices", "processes")
     line = " · ".join(f"{label(k)} {provenance[k]}" for k in about if provenance.get(k))
-    drawn = figures(read(run_dir / "metrics.jsonl"))
-    images = [_svg(name, figure) for name, figure in drawn.items()]
-    ours = {file_name(name) for name in drawn}
-    images += [_png(p) for p in sorted(run_dir.glob("plots/*.png")) if p.name not in ours]
-    attempts, warnings = run_dir / "attempts.jsonl", run_dir / "warnings.log"
-    lines = warnings.read_text("utf-8", "replace").splitlines() if warnings.is_file() else []
-    tail = escape("\n".join(lines[-WARNING_LINES:]))
     name = escape(f"{str(__package__).partition('.')[0]} · {run_dir.resolve().name}")
+    spent = goodput(store.read_lines(run_dir / "attempts.jsonl"))["spent"]
     body = (
         f"<h1>{name}</h1><p>{escape(line)}</p>",
         _section("Result", _cards(summary)),
-        _section("Curves", "".join(f"<figure>{image}</figure>" for image in images), "grid wide"),
-        _section("Where the time went", _bar(goodput(read(attempts))["spent"]), ""),
-        _section("Warnings", tail and f"<pre>{tail}</pre>", ""),
-        _details("Summary", ((label(k), show(k, v)) for k, v in flatten(summary).items()), "open"),
-        _details("Configuration", flatten(facts.get("config", {})).items()),
-        _details("Provenance", flatten(provenance).items()),
+        *(
+            _section(heading, _preformatted(part) if isinstance(part, str) else _values(part), "")
+            for heading, part in _json(run_dir / "sections.json").items()
+        ),
+        _section("Curves", _plots(run_dir), "grid wide"),
+        *(
+            _section(heading, "".join(map(_artifact, paths[-ARTIFACTS:])))
+            for heading, paths in artifacts.by_name(run_dir).items()
+        ),
+        _section("Where the time went", _bar(spent), ""),
+        _section("Warnings", _preformatted(_warnings(run_dir)), ""),
+        _details("Summary", _values(summary), "open"),
+        _details("Configuration", _table(flatten(run_config.get("config", {})).items())),
+        _details("Provenance", _table(flatten(provenance).items())),
     )
     path = run_dir / "report.html"
-    path.write_text(
+    store.write(
+        path,
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{STYLE}</style></head><body><main>{''.join(body)}</main></body></html>\n",
-        "utf-8",
     )
     return path
 
@@ -94,7 +92,7 @@ def format_summary(summary: dict[str, Any]) -> str:
 
 def _cards(summary: dict[str, Any]) -> str:
     def rank(name: str) -> tuple[bool, ...]:
-        # Held-out figures first, then the rate, then how well the machine was used.
+        # Held-out metrics first, then the rate, then how well the machine was used.
         return (
             not name.startswith("heldout_"),
             "_per_s" not in name,
@@ -117,40 +115,56 @@ def _bar(spent: dict[str, float]) -> str:
     return bar and f'<div class="bar">{bar}</div><table>{rows}</table>'
 
 
-def _svg(name: str, figure: Figure) -> str:
-    file = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    svg = "<svg" + file.getvalue().partition("<svg")[2]
-    # Namespaces mean nothing inside HTML, and ids that count up would clash between figures.
-    unwanted = r'<metadata>.*?</metadata>| xmlns(:\w+)?="[^"]*"| id="[\w.]+_\d+"'
-    svg = re.sub(unwanted, "", svg, flags=re.DOTALL)
-    for colour, variable in (
-        (INK, "currentColor"),
-        (TRAIN, "var(--run)"),
-        (HELDOUT, "var(--held)"),
-    ):
-        svg = svg.replace(colour, variable)
-    return svg
+def _plots(run_dir: Path) -> str:
+    """Those of the metrics, then what else the kind has put into DIR/plots."""
+    folder, paths = run_dir / "plots", plot_all(run_dir)
+    paths += [folder / file for file in store.names(folder) if file.endswith(".png")]
+    return "".join(f'<figure class="plot">{_image(path)}</figure>' for path in dict.fromkeys(paths))
 
 
-def _png(path: Path) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
+def _artifact(path: Path) -> str:
+    content = _image(path) if path.suffix == ".png" else _preformatted(_text(path))
+    return f"<figure><p>step {artifacts.step_of(path)}</p>{content}</figure>"
+
+
+def _image(path: Path) -> str:
+    data = base64.b64encode(store.read(path)).decode()
     return f'<img alt="{escape(path.stem)}" src="data:image/png;base64,{data}">'
 
 
-def _section(heading: str, content: str, layout: str = "grid") -> str:
-    return f'<h2>{heading}</h2><div class="{layout}">{content}</div>' if content else ""
+def _warnings(run_dir: Path) -> str:
+    path = run_dir / "warnings.log"
+    return "\n".join(_text(path).splitlines()[-WARNING_LINES:]) if path.is_file() else ""
 
 
-def _details(heading: str, rows: Iterable[tuple[str, Any]], state: str = "") -> str:
+def _text(path: Path) -> str:
+    return store.read(path).decode("utf-8", "replace")
+
+
+def _preformatted(text: str) -> str:
+    return f"<pre>{escape(text)}</pre>" if text else ""
+
+
+def _values(values: dict[str, Any]) -> str:
+    """A table of values with the units that their names carry."""
+    return _table((label(name), show(name, value)) for name, value in flatten(values).items())
+
+
+def _table(rows: Iterable[tuple[str, Any]]) -> str:
     pairs = ((escape(str(key)), escape(str(value))) for key, value in rows)
     cells = "".join(f"<tr><td>{key}</td><td>{value}</td></tr>" for key, value in pairs)
-    table = f"<summary>{heading}</summary><table>{cells}</table>"
-    return f"<details {state}>{table}</details>" if cells else ""
+    return cells and f"<table>{cells}</table>"
+
+
+def _section(heading: str, content: str, layout: str = "grid") -> str:
+    return f'<h2>{escape(heading)}</h2><div class="{layout}">{content}</div>' if content else ""
+
+
+def _details(heading: str, content: str, state: str = "") -> str:
+    return f"<details {state}><summary>{heading}</summary>{content}</details>" if content else ""
 
 
 def _json(path: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
-        return dict(json.loads(path.read_text("utf-8")))
+        return dict(store.read_json(path))
     return {}

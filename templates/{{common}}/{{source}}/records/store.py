@@ -7,8 +7,9 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,7 +22,7 @@ def write(
     `sync` waits for the disk, so that the file outlives a power cut.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{path.name}.part")
     try:
         with part.open("wb") as file:
             if callable(content):
@@ -37,6 +38,11 @@ def write(
         raise
 
 
+def read(path: Path) -> bytes:
+    """The content of a file; OSError where it cannot be read."""
+    return path.read_bytes()
+
+
 def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
     """One JSON document."""
     write(path, json.dumps(value, indent=1), sync=sync)
@@ -44,7 +50,7 @@ def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
 
 def read_json(path: Path) -> Any:
     """What `write_json` wrote; OSError or ValueError where it cannot be read."""
-    return json.loads(path.read_bytes())
+    return json.loads(read(path))
 
 
 def append(path: Path, line: str) -> None:
@@ -59,18 +65,33 @@ def append(path: Path, line: str) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All whole JSON objects of a file of lines; a torn line is passed over, a missing file empty."""
+    """All whole JSON objects of a file of lines, without a torn one; none if there is no file."""
     found = []
-    for line in path.read_bytes().splitlines() if path.exists() else []:
+    for line in read(path).splitlines() if path.exists() else []:
         with contextlib.suppress(ValueError):
             if isinstance(record := json.loads(line), dict):
                 found.append(record)
     return found
 
 
+def write_lines(path: Path, records: Iterable[dict[str, Any]], *, sync: bool = True) -> None:
+    """JSON objects, one a line."""
+    write(path, "".join(json.dumps(record) + "\n" for record in records), sync=sync)
+
+
+def plain_name(text: str) -> str:
+    """A file name of any text: what is no letter, digit, dot or hyphen becomes an underscore."""
+    return re.sub(r"[^\w.-]+", "_", text)
+
+
 def names(folder: Path) -> list[str]:
     """Names in a folder, sorted; none where there is no folder."""
     return sorted(os.listdir(folder)) if folder.is_dir() else []
+
+
+def files(folder: Path) -> list[Path]:
+    """Every file below a folder, relative to it, sorted."""
+    return sorted(f.relative_to(folder) for f in folder.rglob("*") if f.is_file())
 
 
 def remove(path: Path) -> None:

@@ -1,92 +1,77 @@
-"""`metrics.jsonl`, the one truth about a run, and the ledger of where its wall time went.
+"""`metrics.jsonl`, one record a logged step, and `attempts.jsonl`, where the wall time went.
 
-Progress bar, trackers, plots and report only read these records. Metric names are open;
-a name carries its unit (`step_ms`, `images_per_s`). Decides nothing: that only process 0 writes,
-and when, is the loop's business.
+Progress bar, trackers and plots show these records and measure nothing of their own. A metric may
+have any name, which ends in its unit (`step_ms`, `images_per_s`). Decides nothing: the recorder
+says when to write, and that process 0 alone does.
 """
 
 import contextlib
 import json
 import logging
 import math
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from . import store
+
 log = logging.getLogger(__name__)
 
 type Record = dict[str, Any]
 """One line of metrics.jsonl: `step` first, then numbers; None where one was not finite."""
 type Listener = Callable[[Record], None]
-"""Takes each record as it is written; its `close()`, if it has one, is called at the end."""
+"""Takes each record as it is written. It may also have `artifact(name, path, step)`, which takes
+each file of DIR/artifacts, and `close()`, called at the end."""
 
 
 class MetricsLog:
     """Appends records to a file of JSON lines and hands each to the listeners."""
 
     def __init__(self, path: Path, listeners: Iterable[Listener] = ()) -> None:
-        self._path, self._listeners, self._disk_failed = path, list(listeners), False
+        self._path, self._disk_failed = path, False
+        self._listeners = list(listeners)
+        # Apart, so that a tracker that takes no files still gets the metrics.
+        self._takes_artifacts = [each for each in self._listeners if hasattr(each, "artifact")]
 
-    def write(self, record: Record) -> None:
+    def add(self, record: Record) -> None:
         """Append and hand on; neither a full disk nor a broken listener stops the run."""
         clean = {"step": plain(record["step"])} | {k: plain(v) for k, v in record.items()}
         try:
-            _append(self._path, json.dumps(clean, allow_nan=False))
+            store.append(self._path, json.dumps(clean, allow_nan=False))
         except OSError as error:
             if not self._disk_failed:
                 log.warning("%s: records are being lost (%s); the run goes on", self._path, error)
             self._disk_failed = True
-        for listener in tuple(self._listeners):
-            self._call(listener, listener, clean)
+        _call_each(self._listeners, "metrics", "__call__", clean)
+
+    def add_artifact(self, name: str, path: Path, step: int) -> None:
+        """Hand on a file of DIR/artifacts."""
+        _call_each(self._takes_artifacts, "artifacts", "artifact", name, path, step)
 
     def close(self) -> None:
         """Let every listener finish: stop the bar, flush the trackers."""
-        for listener in tuple(self._listeners):
-            self._call(listener, getattr(listener, "close", lambda: None))
-
-    def _call(self, listener: Listener, act: Callable[..., None], *args: Record) -> None:
-        try:
-            act(*args)
-        except Exception as error:  # a tracker may raise anything, and none is worth a run
-            name = getattr(listener, "__name__", type(listener).__name__)
-            log.warning("%s gets no more metrics: %s: %s", name, type(error).__name__, error)
-            self._listeners.remove(listener)
+        closing = [each for each in self._listeners if hasattr(each, "close")]
+        _call_each(closing, "metrics", "close")
 
 
-def read(path: Path) -> list[Record]:
-    """All whole records; a line torn by a kill or a full disk is passed over."""
-    records = []
-    for line in path.read_bytes().splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError):
-            if isinstance(record := json.loads(line), dict):
-                records.append(record)
-    return records
-
-
-def cut(path: Path, step: float) -> None:
+def cut_records(path: Path, step: int) -> None:
     """On resume: drop the records beyond `step`, which will be written again. Atomic."""
     if path.exists():
-        kept = [record for record in read(path) if record.get("step", 0) <= step]
-        part = path.with_name(path.name + ".part")
-        with part.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(record) + "\n" for record in kept)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        store.write_lines(path, [r for r in store.read_lines(path) if r.get("step", 0) <= step])
 
 
 def record_warnings(run_dir: Path) -> None:
     """From now on this package's log warnings also go to DIR/warnings.log, for the report."""
-    file = logging.FileHandler(run_dir / "warnings.log", delay=True, encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    file.setLevel(logging.WARNING)
-    file.handleError = lambda record: None  # type: ignore[method-assign]  # full; stderr has it
+    handler = logging.FileHandler(run_dir / "warnings.log", delay=True, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    handler.setLevel(logging.WARNING)
+    # On a full disk logging would print a traceback for each warning, which stderr shows anyway.
+    handler.handleError = lambda record: None  # type: ignore[method-assign]
     # With a handler of its own the package would no longer reach Python's last resort, stderr.
     logging.getLogger(str(__package__).partition(".")[0]).handlers[:] = filter(
-        None, (file, logging.lastResort)
+        None, (handler, logging.lastResort)
     )
 
 
@@ -98,9 +83,9 @@ class Clock:
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now, self._mark, self._part = now, now(), "startup"
-        self._spent_s: defaultdict[str, float] = defaultdict(float)
-        self._offset: int | None = None  # of this attempt's line
-        self._first_step = 0
+        self._parts_s: defaultdict[str, float] = defaultdict(float)
+        self._first_step: int | None = None
+        self._earlier: list[Record] | None = None  # the lines of earlier attempts
 
     @contextlib.contextmanager
     def measure(self, part: str) -> Iterator[None]:
@@ -114,34 +99,33 @@ class Clock:
     def enter(self, part: str) -> str:
         """From now on time belongs to `part`; returns the part left."""
         now, left = self._now(), self._part
-        self._spent_s[left] += now - self._mark
+        self._parts_s[left] += now - self._mark
         self._mark, self._part = now, part
         return left
 
     def parts_s(self) -> dict[str, float]:
         """Seconds in each part so far."""
         self.enter(self._part)
-        return dict(self._spent_s)
+        return dict(self._parts_s)
 
     def save(self, path: Path, step: int) -> None:
         """Write this attempt's line of attempts.jsonl anew; call first right after the restore."""
+        if self._first_step is None:
+            self._first_step = step
+        row = {"first_step": self._first_step, "step": step, "parts_s": self.parts_s()}
         # The same disk holds metrics.jsonl: when it is full, the warning has been given there.
         with contextlib.suppress(OSError):
-            if self._offset is None:
-                cut(path, math.inf)
-                path.touch()
-                self._offset, self._first_step = path.stat().st_size, step
-            row = {"first_step": self._first_step, "step": step, "parts_s": self.parts_s()}
-            with path.open("r+b", buffering=0) as file:
-                file.seek(self._offset)  # the lines of earlier attempts stay untouched
-                file.write(json.dumps(row).encode() + b"\n")
-                file.truncate()
+            if self._earlier is None:
+                self._earlier = store.read_lines(path)
+            # At every record: a wait for the disk each time would slow the steps down.
+            store.write_lines(path, [*self._earlier, row], sync=False)
 
 
 def goodput(attempts: list[Record]) -> Record:
-    """Attempts of one run -> `goodput` (step time / wall time), `wall_s`, `attempts`, `spent`.
+    """Lines of attempts.jsonl -> `goodput` (step time / wall time), `wall_s`, `attempts`, `spent`.
 
-    Steps that a kill lost and a later attempt did again count as `redone_s`, not as `step_s`.
+    `spent` has the seconds of each part over all attempts. Steps that a kill lost and a later
+    attempt did again count as `redone_s`, not as `step_s`.
     """
     spent: defaultdict[str, float] = defaultdict(float)
     resumed_at = math.inf  # the earliest step that a later attempt began from
@@ -165,11 +149,12 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _append(path: Path, line: str) -> None:
-    # Opened anew each time: no handle outlives a `cut`, and a disk that is freed is used again.
-    with path.open("ab+", buffering=0) as file:
-        size = file.seek(0, os.SEEK_END)
-        torn = size and os.pread(file.fileno(), 1, size - 1) != b"\n"
-        data = (b"\n" if torn else b"") + line.encode() + b"\n"
-        if file.write(data) != len(data):
-            raise OSError("only a part of the line was written")
+def _call_each(listeners: list[Any], subject: str, method: str, *args: object) -> None:
+    """Call a method of each listener; one that raises is warned of and taken off the list."""
+    for listener in tuple(listeners):
+        try:
+            getattr(listener, method)(*args)
+        except Exception as error:  # trackers raise errors of any type
+            name = getattr(listener, "__name__", type(listener).__name__)
+            log.warning("%s gets no more %s: %s: %s", name, subject, type(error).__name__, error)
+            listeners.remove(listener)

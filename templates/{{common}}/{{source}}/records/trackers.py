@@ -1,4 +1,4 @@
-"""TensorBoard, Weights & Biases and MLflow, fed with the records of metrics.jsonl.
+"""TensorBoard, Weights & Biases and MLflow, fed with records and artifacts as they are written.
 
 Each is imported only when asked for. On resume each goes on in the run it has begun; its account,
 address and offline mode are set by its own environment variables (WANDB_MODE, MLFLOW_TRACKING_URI).
@@ -6,24 +6,30 @@ address and offline mode are set by its own environment variables (WANDB_MODE, M
 
 import importlib
 import os
+import struct
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from . import store
 from .telemetry import Listener, Record
 
 FLUSH_EVERY_S = 10.0
+DT_STRING = 7  # of TensorFlow's types.proto
 PROJECT = str(__package__).partition(".")[0]
 
 
 @dataclass(frozen=True)
 class Tracker:
-    """A listener that hands on the numbers of a record."""
+    """A listener that hands on the numbers of a record, and files of DIR/artifacts."""
 
     send: Callable[[dict[str, float], int], None]
+    artifact: Callable[[str, Path, int], None]
     close: Callable[[], None]
 
     def __call__(self, record: Record) -> None:
@@ -65,43 +71,68 @@ def _tensorboard(run_dir: Path, config: dict[str, Any], step: int) -> Tracker:
     writer.write_event(events.Event(wall_time=time.time(), step=step + 1, session_log=restart))
     flushed_s = 0.0
 
-    def send(numbers: dict[str, float], step: int) -> None:
+    def put(values: list[dict[str, Any]], step: int) -> None:
         nonlocal flushed_s
-        values = [{"tag": name, "simple_value": number} for name, number in numbers.items()]
         summary = {"value": values}
         writer.write_event(events.Event(wall_time=time.time(), step=step, summary=summary))
         if time.monotonic() - flushed_s > FLUSH_EVERY_S:  # each flush is an fsync
             writer.flush()
             flushed_s = time.monotonic()
 
-    return Tracker(send, writer.close)
+    def send(numbers: dict[str, float], step: int) -> None:
+        put([{"tag": name, "simple_value": number} for name, number in numbers.items()], step)
+
+    def artifact(name: str, path: Path, step: int) -> None:
+        content = store.read(path)
+        if path.suffix == ".png":
+            width, height = struct.unpack(">II", content[16:24])  # where every PNG has them
+            size = {"width": width, "height": height, "colorspace": 3}
+            put([{"tag": name, "image": size | {"encoded_image_string": content}}], step)
+            return
+        # TensorBoard renders Markdown, in which an indented block stands as it is written.
+        text = textwrap.indent(content.decode(), "    ", lambda line: True).encode()
+        tensor = {"dtype": DT_STRING, "tensor_shape": {"dim": [{"size": 1}]}, "string_val": [text]}
+        metadata = {"plugin_data": {"plugin_name": "text"}}
+        put([{"tag": name, "tensor": tensor, "metadata": metadata}], step)
+
+    return Tracker(send, artifact, writer.close)
 
 
 def _wandb(run_dir: Path, config: dict[str, Any], step: int) -> Tracker:
     wandb = importlib.import_module("wandb")
-    known = run_dir / "wandb_id"
+    id_file = run_dir / "wandb_id"
     run = wandb.init(
         project=os.environ.get("WANDB_PROJECT", PROJECT),
-        id=known.read_text() if known.is_file() else None,
+        id=store.read(id_file).decode() if id_file.is_file() else None,
         resume="allow",  # steps it has seen are ignored, and a resume repeats those exactly
         name=run_dir.name,
         dir=str(run_dir),
         config=config,
     )
-    known.write_text(run.id)
-    return Tracker(lambda numbers, step: run.log(numbers, step=step), run.finish)
+    store.write(id_file, run.id)
+
+    def artifact(name: str, path: Path, step: int) -> None:
+        if path.suffix == ".png":
+            run.log({name: wandb.Image(str(path))}, step=step)
+        else:
+            text = escape(store.read(path).decode())
+            run.log({name: wandb.Html(f"<pre>{text}</pre>")}, step=step)
+
+    return Tracker(lambda numbers, step: run.log(numbers, step=step), artifact, run.finish)
 
 
 def _mlflow(run_dir: Path, config: dict[str, Any], step: int) -> Tracker:
     mlflow = importlib.import_module("mlflow")
     if "MLFLOW_EXPERIMENT_NAME" not in os.environ:
         mlflow.set_experiment(PROJECT)
-    known = run_dir / "mlflow_id"
-    if known.is_file():
-        mlflow.start_run(run_id=known.read_text())
+    id_file = run_dir / "mlflow_id"
+    if id_file.is_file():
+        mlflow.start_run(run_id=store.read(id_file).decode())
     else:
-        known.write_text(mlflow.start_run(run_name=run_dir.name).info.run_id)
+        store.write(id_file, mlflow.start_run(run_name=run_dir.name).info.run_id)
         mlflow.log_params(config)  # once: MLflow refuses a parameter that changes
     return Tracker(
-        lambda n, step: mlflow.log_metrics(n, step=step, synchronous=False), mlflow.end_run
+        lambda numbers, step: mlflow.log_metrics(numbers, step=step, synchronous=False),
+        lambda name, path, step: mlflow.log_artifact(str(path), "artifacts"),
+        mlflow.end_run,
     )

@@ -9,13 +9,11 @@ the files-*.json of all processes, written last, commit a checkpoint, and their 
 before a restore.
 """
 
-import hashlib
-import json
 import logging
-import os
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +24,10 @@ from orbax.checkpoint import v1 as ocp
 
 from ..contract import State
 from ..errors import UserError
+from ..records import store
 from ..run_config import RETIRED, option
 from .distributed import all_agree, barrier
+from .private import writer_of
 
 log = logging.getLogger(__name__)
 FORMAT = 1  # of such a folder; a newer one is refused
@@ -43,11 +43,21 @@ class Checkpoints:
         self._error: str | None = None
         self.last_saved = -1
 
-    def save(self, step: int, state: State, facts: dict[str, Any]) -> None:
-        """Start saving; returns once the arrays are copied. `facts` go to the manifest."""
+    def save(
+        self,
+        step: int,
+        state: State,
+        about: dict[str, Any],
+        durable: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Start saving; returns once the arrays are copied. `about` goes to the manifest.
+
+        `durable` returns when all else that belongs to this step is on disk: it is waited for
+        before the checkpoint counts.
+        """
         self.wait()
-        path = self._folder / f"{step:08d}"
-        manifest = facts | {
+        path = self._path(step)
+        manifest = about | {
             "format": FORMAT,
             "step": step,
             "processes": jax.process_count(),
@@ -60,7 +70,7 @@ class Checkpoints:
             self._report(path, error)
             return
         self._thread = threading.Thread(
-            target=self._commit, args=(path, response, manifest), name="checkpoint"
+            target=self._commit, args=(path, response, manifest, durable), name="checkpoint"
         )
         self._thread.start()
 
@@ -71,14 +81,18 @@ class Checkpoints:
             self._thread = None
         return self._error
 
-    def _commit(self, path: Path, response: Any, manifest: dict[str, Any]) -> None:
+    def _commit(
+        self, path: Path, response: Any, manifest: dict[str, Any], durable: Callable[[], None]
+    ) -> None:
         try:
             response.result()
+            durable()
             process = jax.process_index()
             if process == 0:
-                _write_json(path / "manifest.json", manifest)
-            own = [file for file in _files(path) if _writer(file) == process]
-            _write_json(path / f"files-{process}.json", {str(f): _sha256(path / f) for f in own})
+                store.write_json(path / "manifest.json", manifest)
+            own = [file for file in _files(path) if writer_of(file) == process]
+            hashes = {str(file): store.sha256(path / file) for file in own}
+            store.write_json(path / f"files-{process}.json", hashes)
             if process == 0:
                 self._delete_old()
             self._error = None
@@ -87,8 +101,8 @@ class Checkpoints:
 
     def _report(self, path: Path, error: Exception) -> None:
         # The run goes on: earlier checkpoints stand, and there may be room again at the next save.
-        self._error = str(error).splitlines()[0][:300]
-        shutil.rmtree(path, ignore_errors=True)
+        self._error = (str(error) or repr(error)).splitlines()[0][:300]
+        store.remove(path)
         free = shutil.disk_usage(self._folder.parent).free
         log.warning(
             "checkpoint %s was NOT saved: %s; %.1f GB are free there; earlier ones are untouched",
@@ -100,7 +114,7 @@ class Checkpoints:
     def _delete_old(self) -> None:
         committed = [step for step in self._steps() if self._committed(step)]
         for step in committed[: -self._keep] if self._keep > 0 else ():
-            shutil.rmtree(self._path(step), ignore_errors=True)
+            store.remove(self._path(step))
 
     def restore(
         self, abstract: State, must_match: dict[str, Any], defaults: dict[str, Any]
@@ -127,7 +141,7 @@ class Checkpoints:
         for step in self._agreed_steps(repair):
             path, complaint = self._path(step), self._complaint(step)
             if all_agree(complaint is None):
-                manifest = json.loads((path / "manifest.json").read_text())
+                manifest = store.read_json(path / "manifest.json")
                 if manifest["format"] > FORMAT:
                     raise UserError(
                         got=f"{path} in format {manifest['format']}",
@@ -148,7 +162,7 @@ class Checkpoints:
         if repair and jax.process_index() == 0:
             for step in steps:
                 if not self._committed(step):
-                    shutil.rmtree(self._path(step), ignore_errors=True)
+                    store.remove(self._path(step))
         newest = [step for step in reversed(steps) if self._committed(step)][:CANDIDATES]
         if jax.process_count() > 1:
             padded = np.array(newest + [-1] * (CANDIDATES - len(newest)))
@@ -161,11 +175,11 @@ class Checkpoints:
         try:
             expected: dict[str, str] = {}
             for part in sorted(path.glob("files-*.json")):
-                expected |= json.loads(part.read_text())
+                expected |= store.read_json(part)
             for name in sorted(expected)[jax.process_index() :: jax.process_count()]:
                 if not (path / name).exists():
                     return f"{name} is missing, expected SHA-256 {expected[name]}"
-                if (got := _sha256(path / name)) != expected[name]:
+                if (got := store.sha256(path / name)) != expected[name]:
                     return f"{name} has SHA-256 {got}, expected {expected[name]}"
         except (OSError, ValueError) as error:
             return f"unreadable: {error}"
@@ -175,15 +189,14 @@ class Checkpoints:
         barrier(f"set aside {path.name}")
         if jax.process_index() == 0:
             aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
-            path.rename(aside)
+            store.rename(path, aside)
             log.warning(
                 "checkpoint %s is damaged (%s): set aside as %s", path.name, complaint, aside
             )
         barrier(f"set {path.name} aside")
 
     def _steps(self) -> list[int]:
-        found = self._folder.iterdir() if self._folder.exists() else ()
-        return sorted(int(path.name) for path in found if path.name.isdigit())
+        return sorted(int(name) for name in store.names(self._folder) if name.isdigit())
 
     def _path(self, step: int) -> Path:
         return self._folder / f"{step:08d}"
@@ -191,7 +204,7 @@ class Checkpoints:
     def _committed(self, step: int) -> bool:
         path = self._path(step)
         try:
-            processes = json.loads((path / "manifest.json").read_text())["processes"]
+            processes = store.read_json(path / "manifest.json")["processes"]
         except (OSError, ValueError, KeyError):
             processes = 1  # damaged or missing: if it was committed, `restore` sets it aside
         return all((path / f"files-{i}.json").exists() for i in range(processes))
@@ -242,25 +255,5 @@ def _check_tree(path: Path, saved: dict[str, str], ours: dict[str, str]) -> None
 
 
 def _files(path: Path) -> list[Path]:
-    files = [path / "manifest.json", *path.glob("state/**/*")]
-    return sorted(file.relative_to(path) for file in files if file.is_file())
-
-
-def _writer(file: Path) -> int:
-    """The process that wrote a file of an Orbax checkpoint: named in its folder, else process 0."""
-    owners = [part.split("_")[1] for part in file.parts if part.startswith("ocdbt.process_")]
-    return int(owners[0]) if owners else 0
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    part = path.with_name(path.name + ".part")
-    with part.open("w") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    part.rename(path)
+    state = [Path("state") / file for file in store.files(path / "state")]
+    return [Path("manifest.json"), *state]

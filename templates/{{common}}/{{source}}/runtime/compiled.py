@@ -1,4 +1,4 @@
-"""The step as XLA compiles it: shapes, shardings, memory and collectives. Runs nothing.
+"""The step as XLA compiles it: shapes, shardings, memory, collectives. Runs no step.
 
 A TPU topology needs libtpu, but no TPU; what JAX and libtpu read at import is set before this is.
 """
@@ -11,14 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import Mesh, PartitionSpec
 
 from ..contract import State, Workload
 from ..errors import UserError
 from ..records.hardware import peaks
-from .guards import guarded_step
 from .sharding import check_divisible, named
 
 COLLECTIVE = re.compile(
@@ -29,32 +27,34 @@ COLLECTIVE = re.compile(
 
 def abstract_state(workload: Workload, seed: int, mesh: Mesh) -> tuple[State, Any]:
     """Shapes of the state with their shardings, and the shardings alone."""
-    bare = jax.eval_shape(lambda: _first_state(workload, seed))
-    specs = workload.specs({k: v for k, v in bare.items() if k != "skipped"})
-    specs |= {"skipped": PartitionSpec()}
+    bare = jax.eval_shape(lambda: workload.init(jax.random.key(seed)))
+    specs = workload.specs(bare)
     check_divisible(bare, specs, mesh)
     shardings = named(specs, mesh)
-    place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
-    return jax.tree.map(place, bare, shardings), shardings
+    return with_shardings(bare, shardings), shardings
+
+
+def with_shardings(bare: Any, shardings: Any) -> Any:
+    """A tree of shapes on a tree of shardings, to restore or compile for."""
+
+    def shaped(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    return jax.tree.map(shaped, bare, shardings)
 
 
 def jit_step(workload: Workload, shardings: Any, mesh: Mesh) -> Any:
-    """The guarded step with the state donated: (state, batch) -> (state, metrics, outputs)."""
+    """The step with the state donated: (state, batch) -> (state, metrics, outputs).
+
+    Metrics come out replicated, outputs as the step leaves them.
+    """
     replicated = named(PartitionSpec(), mesh)
-    return jax.jit(
-        guarded_step(workload),
-        donate_argnums=0,
-        out_shardings=(shardings, replicated, replicated),
-    )
+    return jax.jit(workload.step, donate_argnums=0, out_shardings=(shardings, replicated, None))
 
 
 def initialise(workload: Workload, seed: int, shardings: Any) -> State:
     """First state, made on the mesh: a key or counter made off it would compile the step twice."""
-    return jax.jit(lambda: _first_state(workload, seed), out_shardings=shardings)()
-
-
-def _first_state(workload: Workload, seed: int) -> State:
-    return workload.init(jax.random.key(seed)) | {"skipped": jnp.zeros((), jnp.int32)}
+    return jax.jit(lambda: workload.init(jax.random.key(seed)), out_shardings=shardings)()
 
 
 def compile_step(workload: Workload, seed: int, mesh: Mesh) -> Any:

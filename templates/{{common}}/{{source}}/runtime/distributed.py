@@ -24,10 +24,11 @@ from jax.experimental import multihost_utils
 
 from ..errors import Exit
 from ..run_config import trio
+from .private import job, tpu_hosts
 
 POLL_S = 0.5
-PATIENCE_MS = 24 * 3600 * 1000  # of a barrier: one process may tokenize for hours before it
-ECHO_S = 2.0  # a launcher such as `uv run` passes on a signal that the terminal sent us too
+BARRIER_MS = 24 * 3600 * 1000  # one process may prepare data for hours while the others wait
+REPEAT_S = 2.0  # a launcher such as `uv run` passes on a signal that the terminal sent us too
 _barriers = itertools.count()  # all processes meet in the same order
 
 
@@ -41,28 +42,20 @@ def start_processes() -> None:
     if (given := trio()) is not None:
         if given[1] > 1:
             jax.distributed.initialize(*given, **options)
-    elif int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 or _tpu_hosts() > 1:
+    elif int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 or tpu_hosts() > 1:
         jax.distributed.initialize(**options)
-    if _job().client is not None:
+    if job().client is not None:
         _follow_failures()
-
-
-def _tpu_hosts() -> int:
-    # Private: the public `initialize` raises on a machine that stands alone (jax 0.11, 0.12).
-    from jax._src.clusters.cloud_tpu_cluster import GceTpuCluster, GkeTpuCluster
-
-    found = [cluster for cluster in (GkeTpuCluster, GceTpuCluster) if cluster.is_env_present()]
-    return found[0].get_process_count() if found else 1
 
 
 def end_together(code: int, reason: str) -> None:
     """Tell the other processes why this one ends, then end with `code`."""
     sys.stdout.flush()
-    job = _job()
-    if job.client is None:
+    own = job()
+    if own.client is None:
         sys.exit(code)
-    _follow_failure()  # a broken collective is but the echo of another process's end
-    job.client.key_value_set(f"failure/{job.process_id}", f"{code} {reason}", allow_overwrite=True)
+    _follow_failure()  # a collective that broke shows that another process ended first
+    own.client.key_value_set(f"failure/{own.process_id}", f"{code} {reason}", allow_overwrite=True)
     _leave(code)
 
 
@@ -85,24 +78,24 @@ def _follow_failures() -> None:
 
 def _follow_failure() -> None:
     """End as another process did, if one has left its code."""
-    job = _job()
-    for key, value in job.client.key_value_dir_get("failure/"):
+    own = job()
+    for key, value in own.client.key_value_dir_get("failure/"):
         index, (code, reason) = key.split("/")[-1], value.split(" ", 1)
-        if index != str(job.process_id):
+        if index != str(own.process_id):
             print(f"\nended because process {index} did: {reason}", file=sys.stderr)
             _leave(int(code))
 
 
 def _leave(code: int) -> None:
     sys.stderr.flush()
-    if _job().process_id == 0:  # it holds the store, and losing that aborts the others with 134
+    if job().process_id == 0:  # it holds the store, and losing that aborts the others with 134
         time.sleep(4 * POLL_S)
     # A normal exit would wait in JAX's shutdown barrier for processes that never come.
     os._exit(code)
 
 
 class Watch:
-    """A thread that ends this process when no step ends any more."""
+    """A thread that ends this process when nothing gets done any more."""
 
     def __init__(self, hang_timeout_s: float) -> None:
         self._timeout_s, self._beat = hang_timeout_s, time.monotonic()
@@ -114,6 +107,14 @@ class Watch:
         """Something got done."""
         self._beat = time.monotonic()
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing counts as a hang inside: for the last save, which takes what it takes."""
+        timeout_s, self._timeout_s = self._timeout_s, 0.0
+        yield
+        self.beat()
+        self._timeout_s = timeout_s
+
     def close(self) -> None:
         self._stop.set()
         self._thread.join()
@@ -122,10 +123,10 @@ class Watch:
         while not self._stop.wait(POLL_S):
             silent_s = time.monotonic() - self._beat
             if 0 < self._timeout_s < silent_s:
-                reason = f"no step ended for {silent_s:.0f} s"
+                reason = f"nothing got done for {silent_s:.0f} s"
                 print(f"\n{reason}; the stacks follow", file=sys.stderr)
                 faulthandler.dump_traceback(sys.stderr)
-                if _job().client is not None:
+                if job().client is not None:
                     end_together(Exit.HUNG, reason)
                 os._exit(Exit.HUNG)  # a thread's sys.exit would end the thread alone
 
@@ -156,9 +157,10 @@ class StopRequest:
         try:
             yield self
         finally:
-            # Once asked to stop, the echoes of that are still to come while the save is written.
-            for number, handler in previous.items() if self._signal is None else ():
-                signal.signal(number, handler)
+            # After a request to stop, repeats of the signal may come while the save is written.
+            if self._signal is None:
+                for number, handler in previous.items():
+                    signal.signal(number, handler)
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         now_s = time.monotonic()
@@ -167,7 +169,7 @@ class StopRequest:
             print("\nstopping after this step; saving first", file=sys.stderr, flush=True)
             if jax.process_count() > 1:
                 os.kill(os.getpid(), signal.SIGTERM)  # the notifier tells the other processes
-        elif number == signal.SIGINT and now_s - self._signal_s > ECHO_S:
+        elif number == signal.SIGINT and now_s - self._signal_s > REPEAT_S:
             raise KeyboardInterrupt
 
 
@@ -181,11 +183,4 @@ def all_agree(ok: bool) -> bool:
 def barrier(name: str) -> None:
     """Wait for all processes, for as long as it takes: no collective, which would time out."""
     if jax.process_count() > 1:
-        _job().client.wait_at_barrier(f"{name} {next(_barriers)}", PATIENCE_MS)
-
-
-def _job() -> Any:
-    # Private, but the only door to the key-value store that needs no collective (jax 0.11, 0.12).
-    from jax._src import distributed
-
-    return distributed.global_state
+        job().client.wait_at_barrier(f"{name} {next(_barriers)}", BARRIER_MS)

@@ -1,58 +1,55 @@
-"""What watches a run: non-finite steps, a second compilation, what the state costs in memory."""
+"""What watches the steps: metrics that are not finite, and a second compilation."""
 
 import logging
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import jax
 import jax.monitoring
-import jax.numpy as jnp
 
-from ..contract import Batch, Metrics, Outputs, State, Workload
+from ..contract import State, Workload
 from ..errors import UserError
+from .private import COMPILED_EVENT
 
 log = logging.getLogger(__name__)
 
 
-def guarded_step(workload: Workload) -> Callable[[State, Batch], tuple[State, Metrics, Outputs]]:
-    """The step, with a non-finite result dropped: the state stays, but for `step` and `skipped`."""
+class FiniteCheck:
+    """Judges the metrics of each step as `workload.nonfinite` says."""
 
-    def step(state: State, batch: Batch) -> tuple[State, Metrics, Outputs]:
-        skipped = state["skipped"]
-        before = {name: value for name, value in state.items() if name != "skipped"}
-        after, metrics, outputs = workload.step(before, batch)
-        floats = [m for m in metrics.values() if jnp.issubdtype(m.dtype, jnp.floating)]
-        finite = jnp.isfinite(jnp.stack(floats)).all() if floats else jnp.asarray(True)
-        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
-        kept |= {"step": after["step"], "skipped": skipped + ~finite}
-        return kept, metrics | {"skipped": kept["skipped"]}, outputs
+    def __init__(self, workload: Workload, limit: int, state: State) -> None:
+        self._mode, self._limit, self._in_a_row = workload.nonfinite, limit, 0
+        self._skipped = int(state["skipped"]) if self._mode == "skip" else 0
 
-    return step
-
-
-class SkipLimit:
-    """Stops a run in which too many steps in a row were not finite."""
-
-    def __init__(self, limit: int, skipped: int) -> None:
-        self._limit, self._in_a_row, self._last = limit, 0, skipped
-
-    def check(self, step: int, metrics: dict[str, Any]) -> bool:
-        """Whether the step was skipped. metrics: on the host, equal in all processes."""
-        skipped = int(metrics["skipped"])
-        grew = skipped > self._last
-        self._in_a_row, self._last = (self._in_a_row + 1 if grew else 0), skipped
-        if grew:
-            log.warning("step %d was not finite and was skipped: %s", step, metrics)
+    def counts(self, step: int, metrics: dict[str, float]) -> bool:
+        """Whether the step counts. metrics: on the host, equal in all processes."""
+        if self._mode == "allow":
+            return True
+        if self._mode == "stop":
+            if not all(map(math.isfinite, metrics.values())):
+                raise self._stop(f"step {step}: {metrics}", "JAX_DEBUG_NANS=True")
+            return True
+        before, self._skipped = self._skipped, int(metrics["skipped"])
+        if self._skipped == before:
+            self._in_a_row = 0
+            return True
+        self._in_a_row += 1
+        shown = {name: value for name, value in metrics.items() if name != "skipped"}
+        log.warning("step %d is not finite and is skipped: %s", step, shown)
         if self._in_a_row >= self._limit:
-            shown = {name: value for name, value in metrics.items() if name != "skipped"}
-            raise UserError(
-                got=f"{self._in_a_row} non-finite steps in a row, up to step {step}: {shown}",
-                expected="finite metrics",
-                do="the last checkpoint is sound. Lower the learning rate, or look for the first "
-                "NaN with JAX_DEBUG_NANS=True; --max-skipped-steps raises the limit",
-            )
-        return grew
+            got = f"{self._in_a_row} non-finite steps in a row, up to step {step}: {shown}"
+            raise self._stop(got, "JAX_DEBUG_NANS=True; --max-skipped-steps raises the limit")
+        return False
+
+    def _stop(self, got: str, do: str) -> UserError:
+        return UserError(
+            got=got,
+            expected="finite metrics",
+            do="the last checkpoint is sound. Take smaller steps, or look for the first NaN with "
+            + do,
+        )
 
 
 class CompileCount:
@@ -63,7 +60,7 @@ class CompileCount:
         jax.monitoring.register_event_duration_secs_listener(self._on_event)
 
     def _on_event(self, event: str, duration_secs: float, **_: Any) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
+        if event == COMPILED_EVENT:
             self.count += 1
             self.seconds += duration_secs
 

@@ -4,7 +4,6 @@ Whether to stop, save or evaluate is decided from the step number, from replicat
 a flag that all processes agree on; never from a clock, a signal or a disk error of one of them.
 """
 
-import json
 import logging
 import time
 from contextlib import ExitStack, closing
@@ -14,78 +13,89 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from ..contract import Metrics, Outputs, Workload
+from ..contract import Metrics, Outputs, State, Workload
 from ..errors import Exit, UserError
-from ..records import provenance, telemetry
+from ..records import provenance, store, telemetry
 from ..records.recorder import Recorder, reported
 from ..run_config import RunConfig, identity_of, to_dict
 from .checkpoint import Checkpoints
 from .compiled import abstract_state, initialise, jit_step
-from .distributed import StopRequest, Watch, all_agree
-from .guards import CompileCount, OneCompilation, SkipLimit
+from .distributed import StopRequest, Watch, all_agree, barrier
+from .guards import CompileCount, FiniteCheck, OneCompilation
 from .prefetch import Prefetch
 from .sharding import describe_shards
-from .sink import Sink
+from .sink import Parts
 
 log = logging.getLogger(__name__)
 
 
 def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
-    """Train (or sample) until `config.run.steps`, going on from the newest sound checkpoint."""
-    run_config: RunConfig = config.run
-    run_dir = Path(run_config.run_dir)
-    clock, counter = telemetry.Clock(), CompileCount()
-    facts = {
+    """Run to `config.run.steps` or `workload.done`, from the newest sound checkpoint on."""
+    settings: RunConfig = config.run
+    run_dir = Path(settings.run_dir)
+    clock, compilations = telemetry.Clock(), CompileCount()
+    about = {
         "identity": identity_of(config) | workload.identity,
         "config": to_dict(config),
         "provenance": provenance.collect(),
     }
 
-    # ---- state: restored or initialised, each device making only its own shards ----
-    abstract, shardings = abstract_state(workload, run_config.seed, mesh)
-    checkpoints = Checkpoints(run_dir / "checkpoints", run_config.keep_checkpoints)
-    sink = Sink(run_dir / "outputs")
-    with jax.set_mesh(mesh):
-        with clock.measure("restore"):
-            defaults = identity_of(type(config)())
-            restored = checkpoints.restore(abstract, facts["identity"], defaults)
-        state, manifest = restored or (initialise(workload, run_config.seed, shardings), {})
+    # ---- the state: restored or initialised, each device making only its own shards ----
+    abstract, shardings = abstract_state(workload, settings.seed, mesh)
+    checkpoints = Checkpoints(run_dir / "checkpoints", settings.keep_checkpoints)
+    with jax.set_mesh(mesh), clock.measure("restore"):
+        defaults = identity_of(type(config)())
+        restored = checkpoints.restore(abstract, about["identity"], defaults)
+        state, manifest = restored or (initialise(workload, settings.seed, shardings), {})
     first, cursor = int(state["step"]), manifest.get("cursor", 0)
+    newest: dict[str, float] = manifest.get("newest", {})
+    # Asked again, because the aim may have changed since.
+    finished = manifest.get("finished", False) and _is_done(workload, newest)
     # A run that was stopped between its last save and its report goes through to write that.
-    if first >= run_config.steps and all_agree(reported(run_dir, first)):
-        log.info("nothing to do: %s is at step %d; raise --steps to go on", run_dir, first)
+    if (finished or first >= settings.steps) and all_agree(reported(run_dir, first)):
+        do = "it has reached its aim" if finished else "raise --steps to go on"
+        log.info("nothing to do: %s is at step %d; %s", run_dir, first, do)
         return Exit.DONE
     recorder = Recorder(workload, config, run_dir, first, clock)
-    recorder.losses = manifest.get("losses", recorder.losses)
+    # Release 0.1.0 kept `losses`: sum and count of the one metric that it averaged.
+    recorder.sums = manifest.get("sums") or {"loss": manifest.get("losses", (0.0, 0))}
+    sink = (workload.sink or Parts)(run_dir / "outputs")
+    sink.cut(first)
     if jax.process_index() == 0:
-        (run_dir / "config.json").write_text(json.dumps(facts, indent=1))
+        store.write_json(run_dir / "config.json", about)
         log.info("%s", describe_shards(abstract))
         log.info("%s at step %d", "resumed" if restored else "starting", first)
-    sink.cut(first)
+    barrier("outputs cut")
 
     # ---- the step, compiled once ----
     step_fn = jit_step(workload, shardings, mesh)
-    one_compilation = OneCompilation(counter)
-    skips = SkipLimit(run_config.max_skipped_steps, int(state["skipped"]))
+    one_compilation = OneCompilation(compilations)
+    finite = FiniteCheck(workload, settings.max_skipped_steps, state)
 
     def settle(step: int, metrics: Metrics, outputs: Outputs) -> dict[str, float]:
         """Wait for a step's metrics and judge them; what a skipped step gave out is dropped."""
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         watch.beat()
-        if not skips.check(step, values):
-            sink.add(outputs)
+        if finite.counts(step, values) and outputs:
+            sink.add(step, outputs)
         return values
 
+    def evaluate(state: State) -> dict[str, float]:
+        if workload.evaluate is None:
+            return {}
+        with clock.measure("evaluate"):
+            return workload.evaluate(state, watch.beat)
+
     # ---- the loop ----
-    code, pending = None, None
+    code, pending, step = None, None, first
     with ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
         stack.callback(recorder.close)
         stack.callback(checkpoints.wait)
-        batches = stack.enter_context(Prefetch(workload, cursor))
-        # The watch ends with the loop: the last save and `finish` take what they take.
-        with closing(Watch(run_config.hang_timeout_s)) as watch, StopRequest().listening() as stop:
-            for step in range(first + 1, run_config.steps + 1):
+        batches = stack.enter_context(Prefetch(workload, cursor, settings.prefetch_workers))
+        watch = stack.enter_context(closing(Watch(settings.hang_timeout_s)))
+        with StopRequest().listening() as stop:
+            for step in range(first + 1, 1 + (first if finished else settings.steps)):
                 clock.enter("data_wait")
                 batch = batches.take()
                 clock.enter("compile" if step == first + 1 else "step")
@@ -99,32 +109,42 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
                 pending = (step, metrics, outputs)
 
                 code = stop.decide(step)
-                last = code is not None or step == run_config.steps
-                saving = _due(step, run_config.save_every_steps) or last
-                evaluating = workload.evaluate is not None and (
-                    _due(step, run_config.eval_every_steps) or step == run_config.steps
+                at_end = step == settings.steps
+                saving = _due(step, settings.save_every_steps) or at_end or code is not None
+                evaluating = _due(step, settings.eval_every_steps) or at_end
+                showing = _due(step, settings.artifacts_every_steps) or at_end
+                if not (saving or evaluating or showing or step == first + 1):
+                    continue
+                values, pending = settle(*pending), None
+                if step == first + 1:
+                    recorder.compiled(compilations.seconds)
+                if evaluating:
+                    values |= evaluate(state)
+                newest |= values
+                finished = saving and _is_done(workload, newest)
+                if finished and not evaluating:
+                    values |= evaluate(state)
+                recorder.step(
+                    step, values, force=evaluating or at_end or finished or code is not None
                 )
-                if step == first + 1 or evaluating or saving:
-                    values = settle(*pending)
-                    pending = None
-                    if step == first + 1:
-                        recorder.compiled(counter.seconds)
-                    if evaluating and workload.evaluate is not None:
-                        with clock.measure("evaluate"):
-                            values |= workload.evaluate(state, watch.beat)
-                        watch.beat()
-                    recorder.step(step, values, force=evaluating or last)
+                if (showing or finished) and workload.artifacts is not None:
+                    with clock.measure("artifacts"):
+                        recorder.artifacts(step, workload.artifacts(state, watch.beat))
                 if saving:
                     with clock.measure("checkpoint"):
                         began_s = time.monotonic()
                         sink.write(step)
-                        manifest = facts | {"cursor": cursor, "losses": recorder.losses}
-                        checkpoints.save(step, state, manifest)
+                        so_far = {"cursor": cursor, "sums": recorder.sums, "newest": newest}
+                        checkpoints.save(
+                            step, state, about | so_far | {"finished": finished}, sink.durable
+                        )
                         recorder.saved(time.monotonic() - began_s)
-                if code is not None:
+                if finished or code is not None:
                     break
         clock.enter("checkpoint")
-        if (error := checkpoints.wait()) is not None:
+        with watch.paused():
+            error = checkpoints.wait()
+        if error is not None:
             raise UserError(
                 got=f"the last checkpoint could not be saved: {error}",
                 expected=f"room for it in {run_dir}",
@@ -132,13 +152,18 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
                 "checkpoint that was saved",
             )
         if code is not None:
-            next_run = "goes on from there" if step < run_config.steps else "writes the report"
+            over = finished or step == settings.steps
+            next_run = "writes the report" if over else "goes on from there"
             log.warning("saved at step %d; the same command %s", step, next_run)
             return code
         clock.enter("evaluate")
-        extra, _ = workload.finish(state, watch.beat) if workload.finish is not None else ({}, {})
-        recorder.finish(max(first, run_config.steps), extra)
+        summary, sections = workload.finish(state, watch.beat) if workload.finish else ({}, {})
+        recorder.finish(step, summary, sections)
     return Exit.DONE
+
+
+def _is_done(workload: Workload, newest: dict[str, float]) -> bool:
+    return workload.done is not None and workload.done(newest)
 
 
 def _due(step: int, every: int) -> bool:

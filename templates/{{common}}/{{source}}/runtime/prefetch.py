@@ -1,24 +1,23 @@
-"""Makes the next batches in another thread while a step runs. Knows nothing of what is in them."""
+"""Makes the next batches in other threads while a step runs. Knows nothing of what is in them."""
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from ..contract import Batch, Workload
 
-DEPTH = 2  # batches made ahead of need
-
 
 class Prefetch:
-    """A context: batches of growing cursor, each a pure function of it."""
+    """A context: batches of growing cursor, in order, each a function of its cursor alone."""
 
-    def __init__(self, workload: Workload, cursor: int) -> None:
+    def __init__(self, workload: Workload, cursor: int, workers: int = 1) -> None:
         self._workload, self._next = workload, cursor
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+        self._depth = workers + 1  # batches made ahead: one waits while each worker makes another
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="prefetch")
         self._ahead: deque[Future[Batch]] = deque()
 
     def __enter__(self) -> "Prefetch":
-        for _ in range(DEPTH):
-            self._order()
+        for _ in range(self._depth):
+            self._submit()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -26,9 +25,9 @@ class Prefetch:
 
     def take(self) -> Batch:
         """The next batch; raises what making it raised."""
-        self._order()
+        self._submit()
         return self._ahead.popleft().result()
 
-    def _order(self) -> None:
+    def _submit(self) -> None:
         self._ahead.append(self._pool.submit(self._workload.batch, self._next))
         self._next += self._workload.stride

@@ -58,6 +58,10 @@ def time_loop(workload: Workload, config: Any, mesh: Mesh, steps: int) -> float:
             save_every_steps=steps,
         )
         with contextlib.redirect_stdout(io.StringIO()):
-            run(replace(workload, evaluate=mark, finish=None), replace(config, run=settings), mesh)
+            run(
+                replace(workload, evaluate=mark, artifacts=None, finish=None, done=None),
+                replace(config, run=settings),
+                mesh,
+            )
     spent_s = [after - before for before, after in itertools.pairwise(marks)]
     return sum(spent_s) / len(spent_s) / steps

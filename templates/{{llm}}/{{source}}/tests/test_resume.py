@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ..errors import Exit
-from ..records.telemetry import read
+from ..records.store import read_lines
 from ..runtime.tests.children import Child, command, optimised, start_two
 
 TINY = (
@@ -40,7 +40,7 @@ def start(
 
 
 def losses(folder: Path) -> dict[int, float]:
-    return {r["step"]: r["loss"] for r in read(folder / "metrics.jsonl")}
+    return {r["step"]: r["loss"] for r in read_lines(folder / "metrics.jsonl")}
 
 
 def saving(folder: Path) -> bool:

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from .. import artifacts
 from ..plots import figures, plot_all, smooth
 from ..report import format_summary, write_report
 
@@ -72,32 +73,39 @@ def test_report_is_well_formed_offline_and_escaped(run_dir):
     html = write_report(run_dir).read_text()
     page = Page(html)
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
-    assert all(load.startswith(("#", "data:image/png;base64,")) for load in page.loads)
+    assert all(load.startswith("data:image/png;base64,") for load in page.loads)
     assert "http" not in html
     assert "@import" not in html
-    assert (
-        page.tags.count("svg") == 3
-    )  # loss with held-out loss, the hostile one, images per second
-    assert page.tags.count("img") == 1  # posterior.png: the others are drawn anew
+    # Loss with held-out loss, the hostile one, images per second; and the kind's own.
+    assert page.tags.count("img") == len(list((run_dir / "plots").iterdir())) == 4
+    assert html.index('alt="loss"') < html.index('alt="images_per_s"')
     for where in ("data.path", "Provenance", "held-out loss", "90.00%"):
         assert where in page.text
     assert page.text.count(HOSTILE) > 42
     assert "first\n" not in page.text  # a tail of the warnings only
 
 
-def test_inline_figures_share_no_ids(run_dir):
-    twins = [{"step": step, "x_ab": step, "x_ba": step} for step in range(3)]  # look alike
-    (run_dir / "metrics.jsonl").write_text("\n".join(map(json.dumps, twins)))
-    html = write_report(run_dir).read_text()
-    ids = [part.partition('"')[0] for part in html.split(' id="')[1:]]
-    assert len(ids) == len(set(ids))
-    assert {ref.partition(")")[0] for ref in html.split("url(#")[1:]} <= set(ids)
+def test_last_artifacts_and_sections_are_shown(run_dir):
+    for step in range(1, 6):
+        artifacts.write(run_dir, step, HOSTILE, f"text {step} {HOSTILE}")
+        artifacts.write(run_dir, step, "page", np.full((2, 3, 3), step, np.uint8))
+    before = Page(write_report(run_dir).read_text())
+    sections = {HOSTILE: HOSTILE, "Table": {HOSTILE: HOSTILE, "a.b_s": 61, "none": None}}
+    (run_dir / "sections.json").write_text(json.dumps(sections))
+    page = Page(write_report(run_dir).read_text())
+    shown = [step for step in range(1, 6) if f"text {step} {HOSTILE}" in page.text]
+    assert shown == [3, 4, 5]
+    assert page.text.index("text 4") < page.text.index("text 5")
+    assert page.loads.count(page.loads[-1]) == 1
+    assert page.tags.count("img") == 3 + 3  # curves, pages
+    assert page.text.count(HOSTILE) == before.text.count(HOSTILE) + 4
+    assert page.text.count("0:01:01") == 1  # with the unit of its name
 
 
 def test_report_of_an_empty_folder(tmp_path):
     page = Page(write_report(tmp_path).read_text())
     assert "h1" in page.tags
-    assert "svg" not in page.tags
+    assert "img" not in page.tags
 
 
 def test_summary_is_one_aligned_line_a_figure():
@@ -132,6 +140,11 @@ def test_every_finite_metric_is_plotted_once(run_dir):
 )
 def test_few_points_still_make_a_figure(records):
     assert list(figures(records)) == ["x"]
+
+
+def test_the_loss_comes_first():
+    records = [{"step": step, "accuracy": 0.5, "heldout_loss": 2.0} for step in range(9)]
+    assert list(figures(records)) == ["loss", "accuracy"]
 
 
 def test_steps_skipped_are_drawn_where_there_are_any():

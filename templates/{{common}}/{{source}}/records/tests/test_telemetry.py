@@ -1,6 +1,7 @@
 """metrics.jsonl survives kills and full disks; the ledger adds up to wall time."""
 
 import logging
+import os
 import random
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ..telemetry import Clock, MetricsLog, cut, goodput, read, record_warnings
+from ..store import read_lines
+from ..telemetry import Clock, MetricsLog, cut_records, goodput, record_warnings
 
 
 class Ticks:
@@ -24,7 +26,7 @@ class Ticks:
 def write(path: Path, steps: range) -> None:
     log = MetricsLog(path)
     for step in steps:
-        log.write({"loss": 1 / (step + 3), "step": step})
+        log.add({"loss": 1 / (step + 3), "step": step})
 
 
 def test_values_come_back_exactly_and_step_is_first(tmp_path):
@@ -35,8 +37,8 @@ def test_values_come_back_exactly_and_step_is_first(tmp_path):
         "count": np.int64(7),
         "note": "x",
     }
-    MetricsLog(path, [seen.append]).write(values | {"step": 5})
-    (record,) = read(path)
+    MetricsLog(path, [seen.append]).add(values | {"step": 5})
+    (record,) = read_lines(path)
     assert next(iter(record)) == "step"
     assert record == {
         "step": 5,
@@ -51,7 +53,7 @@ def test_values_come_back_exactly_and_step_is_first(tmp_path):
 @pytest.mark.parametrize("value", [float("nan"), float("-inf"), np.float32("inf"), jnp.nan])
 def test_non_finite_becomes_null_in_the_file_and_for_the_listeners(tmp_path, value):
     path, seen = tmp_path / "metrics.jsonl", []
-    MetricsLog(path, [seen.append]).write({"step": 1, "loss": value})
+    MetricsLog(path, [seen.append]).add({"step": 1, "loss": value})
     assert path.read_text() == '{"step": 1, "loss": null}\n'
     assert seen == [{"step": 1, "loss": None}]
 
@@ -63,7 +65,7 @@ def test_a_torn_line_costs_no_other_record(tmp_path, torn):
     whole = path.read_bytes()
     path.write_bytes(whole + torn)
     write(path, range(5, 7))
-    steps = [record["step"] for record in read(path)]
+    steps = [record["step"] for record in read_lines(path)]
     assert steps in ([1, 2, 3, 5, 6], [1, 2, 3, 4, 5, 6])
 
 
@@ -75,8 +77,8 @@ def test_cut_then_append_equals_the_undisturbed_file(tmp_path):
     for _ in range(10):  # killed within a line, resumed from an earlier checkpoint
         checkpoint = rng.randrange(0, 19)
         killed.write_bytes(killed.read_bytes()[: -rng.randrange(1, 9)])
-        cut(killed, checkpoint)
-        assert [record["step"] for record in read(killed)] == list(range(1, checkpoint + 1))
+        cut_records(killed, checkpoint)
+        assert [record["step"] for record in read_lines(killed)] == list(range(1, checkpoint + 1))
         write(killed, range(checkpoint + 1, 20))
     write(killed, range(20, 31))
     assert killed.read_bytes() == undisturbed.read_bytes()
@@ -84,7 +86,7 @@ def test_cut_then_append_equals_the_undisturbed_file(tmp_path):
 
 
 def test_cut_of_no_file_makes_none(tmp_path):
-    cut(tmp_path / "metrics.jsonl", 3)
+    cut_records(tmp_path / "metrics.jsonl", 3)
     assert not any(tmp_path.iterdir())
 
 
@@ -93,7 +95,7 @@ def test_full_disk_warns_once_and_feeds_the_listeners(tmp_path, caplog):
     seen = []
     log = MetricsLog(Path("/dev/full"), [seen.append])
     for step in range(3):
-        log.write({"step": step})
+        log.add({"step": step})
     assert [record["step"] for record in seen] == [0, 1, 2]
     assert len(caplog.records) == 1
     assert "No space left" in caplog.text
@@ -108,11 +110,38 @@ def test_a_listener_that_raises_is_dropped_with_one_warning(tmp_path, caplog):
 
     log = MetricsLog(tmp_path / "metrics.jsonl", [broken, seen.append])
     for step in range(3):
-        log.write({"step": step})
+        log.add({"step": step})
     log.close()
-    assert (len(calls), len(seen), len(read(tmp_path / "metrics.jsonl"))) == (1, 3, 3)
+    assert (len(calls), len(seen), len(read_lines(tmp_path / "metrics.jsonl"))) == (1, 3, 3)
     assert [r.getMessage() for r in caplog.records] == [
         "broken gets no more metrics: RuntimeError: no network"
+    ]
+
+
+def test_a_tracker_that_takes_no_artifacts_still_gets_metrics(tmp_path, caplog):
+    metrics, files = [], []
+
+    class Tracker:
+        def __init__(self, refuses: bool) -> None:
+            self.refuses = refuses
+
+        def __call__(self, record):
+            metrics.append(record["step"])
+
+        def artifact(self, name, path, step):
+            if self.refuses:
+                raise PermissionError("no bucket")
+            files.append((name, path.name, step))
+
+    log = MetricsLog(tmp_path / "metrics.jsonl", [Tracker(True), Tracker(False), lambda r: None])
+    for step in (1, 2):
+        log.add_artifact("page", tmp_path / f"{step}.png", step)
+        log.add({"step": step})
+    log.close()
+    assert metrics == [1, 1, 2, 2]
+    assert files == [("page", "1.png", 1), ("page", "2.png", 2)]
+    assert [r.getMessage() for r in caplog.records] == [
+        "Tracker gets no more artifacts: PermissionError: no bucket"
     ]
 
 
@@ -173,8 +202,9 @@ def test_goodput_counts_every_attempt_and_the_steps_done_twice(tmp_path):
             with clock.measure("step"):
                 ticks.s += 1.0
             clock.save(path, step)  # rewrites the line: longer and longer, never a second one
-        path.write_bytes(path.read_bytes() + b'{"first_step": 0, "st')  # killed while writing
-    attempts = read(path)
+        # As release 0.1.0, which wrote in place, could leave it.
+        path.write_bytes(path.read_bytes() + b'{"first_step": 0, "st')
+    attempts = read_lines(path)
     assert [(row["first_step"], row["step"]) for row in attempts] == [(0, 10), (4, 8)]
     found = goodput(attempts)
     # 10 + 4 steps of a second each, of which 6 of the first attempt were done again.
@@ -183,17 +213,45 @@ def test_goodput_counts_every_attempt_and_the_steps_done_twice(tmp_path):
     assert (found["wall_s"], found["attempts"]) == (pytest.approx(20.0), 2)
 
 
-def test_a_shorter_line_leaves_nothing_of_the_longer(tmp_path):
-    path, ticks = tmp_path / "attempts.jsonl", Ticks()
-    clock = Clock(ticks)
-    for seconds in (1 / 3, 0.5):
-        ticks.s = seconds
-        clock.save(path, 1)
-    assert path.read_text() == '{"first_step": 1, "step": 1, "parts_s": {"startup": 0.5}}\n'
+def test_the_ledger_is_whole_or_the_one_before(tmp_path, monkeypatch):
+    path = tmp_path / "attempts.jsonl"
+    Clock(Ticks()).save(path, 3)
+    clock = Clock(Ticks())
+    clock.save(path, 3)
+    before = path.read_bytes()
+    assert before.count(b"\n") == 2
+
+    def no_room(self, target):
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(Path, "replace", no_room)
+        clock.save(path, 4)
+    assert path.read_bytes() == before
+    clock.save(path, 5)
+    assert [row["step"] for row in read_lines(path)] == [3, 5]
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_the_ledger_does_not_wait_for_the_disk(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "fsync")  # it is written at every record, between two steps
+    Clock().save(tmp_path / "attempts.jsonl", 3)
+    assert len(read_lines(tmp_path / "attempts.jsonl")) == 1
 
 
 def test_a_ledger_that_cannot_be_written_stops_nothing(tmp_path):
-    Clock().save(tmp_path / "missing" / "attempts.jsonl", 3)
+    (tmp_path / "file").touch()
+    Clock().save(tmp_path / "file" / "attempts.jsonl", 3)
+
+
+def test_an_attempt_begins_where_it_began_though_the_disk_was_full_then(tmp_path):
+    path, clock = tmp_path / "run" / "attempts.jsonl", Clock()
+    (tmp_path / "run").touch()
+    clock.save(path, 3)
+    (tmp_path / "run").unlink()
+    clock.save(path, 9)
+    (row,) = read_lines(path)
+    assert (row["first_step"], row["step"]) == (3, 9)
 
 
 def test_goodput_of_nothing_is_zero():

@@ -4,9 +4,11 @@ import struct
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from ...errors import UserError
+from .. import artifacts
 from ..trackers import make_trackers
 
 
@@ -24,6 +26,14 @@ def events(folder):
     return found
 
 
+@pytest.fixture
+def files(tmp_path):
+    """A text and an image, as the recorder hands them on."""
+    text = artifacts.write(tmp_path, 5, "sample", "<b>a</b>\n\n# b")
+    image = artifacts.write(tmp_path, 5, "page", np.zeros((4, 6, 3), np.uint8))
+    return [("sample", text, 5), ("page", image, 5)]
+
+
 def test_tensorboard_keeps_scalars_and_hides_what_a_resume_repeats(tmp_path):
     for step in (0, 20):  # two attempts within one second
         (tracker,) = make_trackers(["tensorboard"], tmp_path, {}, step)
@@ -35,6 +45,27 @@ def test_tensorboard_keeps_scalars_and_hides_what_a_resume_repeats(tmp_path):
     starts = [e.step for e in found if e.HasField("session_log")]
     assert starts == [1, 21]  # TensorBoard drops events at that step and beyond
     assert len(list((tmp_path / "tensorboard").iterdir())) == 2
+
+
+def test_tensorboard_shows_text_as_it_is_and_images(tmp_path, files):
+    (tracker,) = make_trackers(["tensorboard"], tmp_path, {})
+    for file in files:
+        tracker.artifact(*file)
+    tracker.close()
+    text, image = (
+        (event.step, value)
+        for event in events(tmp_path / "tensorboard")
+        for value in event.summary.value
+    )
+    assert (text[0], text[1].tag) == (5, "sample")
+    assert text[1].metadata.plugin_data.plugin_name == "text"
+    assert text[1].tensor.dtype == 7  # DT_STRING
+    assert [dim.size for dim in text[1].tensor.tensor_shape.dim] == [1]
+    # Four spaces: a code block of Markdown, in which nothing is rendered.
+    assert text[1].tensor.string_val == [b"    <b>a</b>\n    \n    # b"]
+    assert (image[0], image[1].tag) == (5, "page")
+    assert image[1].image.encoded_image_string == files[1][1].read_bytes()
+    assert (image[1].image.height, image[1].image.width, image[1].image.colorspace) == (4, 6, 3)
 
 
 def test_unknown_tracker_names_the_known_ones(tmp_path):
@@ -49,7 +80,7 @@ def test_missing_extra_says_how_to_install_it(tmp_path, monkeypatch, name):
         make_trackers([name], tmp_path, {})
 
 
-def test_wandb_goes_on_in_its_run(tmp_path, monkeypatch):
+def test_wandb_goes_on_in_its_run(tmp_path, monkeypatch, files):
     asked, logged = [], []
 
     def init(**options):
@@ -57,17 +88,26 @@ def test_wandb_goes_on_in_its_run(tmp_path, monkeypatch):
         log = lambda numbers, step: logged.append((step, numbers))  # noqa: E731
         return SimpleNamespace(id=options["id"] or "new", log=log, finish=lambda: None)
 
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    image = lambda path: ("image", path)  # noqa: E731
+    html = lambda text: ("html", text)  # noqa: E731
+    module = SimpleNamespace(init=init, Image=image, Html=html)
+    monkeypatch.setitem(sys.modules, "wandb", module)
     for step in (5, 6):
         (tracker,) = make_trackers(["wandb"], tmp_path, {"model.width": 8})
         tracker({"step": step, "loss": 1.0})
         tracker.close()
     assert asked == [None, "new"]
     assert logged == [(5, {"loss": 1.0}), (6, {"loss": 1.0})]
+    for file in files:
+        tracker.artifact(*file)
+    assert logged[2:] == [
+        (5, {"sample": ("html", "<pre>&lt;b&gt;a&lt;/b&gt;\n\n# b</pre>")}),
+        (5, {"page": ("image", str(files[1][1]))}),
+    ]
 
 
-def test_mlflow_goes_on_in_its_run_and_logs_parameters_once(tmp_path, monkeypatch):
-    started, parameters = [], []
+def test_mlflow_goes_on_in_its_run_and_logs_parameters_once(tmp_path, monkeypatch, files):
+    started, parameters, logged = [], [], []
 
     def start_run(run_id=None, run_name=None):
         started.append(run_id)
@@ -78,10 +118,14 @@ def test_mlflow_goes_on_in_its_run_and_logs_parameters_once(tmp_path, monkeypatc
         set_experiment=lambda name: None,
         log_params=parameters.append,
         log_metrics=lambda numbers, step, synchronous: None,
+        log_artifact=lambda path, artifact_path: logged.append((path, artifact_path)),
         end_run=lambda: None,
     )
     monkeypatch.setitem(sys.modules, "mlflow", module)
     for _ in range(2):
-        make_trackers(["mlflow"], tmp_path, {"seed": 1})
+        (tracker,) = make_trackers(["mlflow"], tmp_path, {"seed": 1})
     assert started == [None, "new"]
     assert parameters == [{"seed": 1}]
+    for file in files:
+        tracker.artifact(*file)
+    assert logged == [(str(path), "artifacts") for _, path, _ in files]

@@ -10,10 +10,11 @@ import pytest
 from jax._src.clusters import cloud_tpu_cluster
 
 from ...errors import Exit
-from ...records.telemetry import read
-from .. import distributed
+from ...records.store import read_lines
+from .. import private
 from ..sink import read_outputs
 from .children import Child, start_two, train_sampler
+from .workloads import CHAINS
 
 
 def sample(*args: object, folder: Path, fail: bool = False) -> list[Child]:
@@ -26,7 +27,7 @@ def logs(folder: Path) -> str:
 
 
 def test_tpu_hosts_are_found_as_jax_finds_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert distributed._tpu_hosts() == 1
+    assert private.tpu_hosts() == 1
     for name in ("TPU_SKIP_MDS_QUERY", "TPU_WORKER_HOSTNAMES"):  # another test's preflight
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(cloud_tpu_cluster, "running_in_cloud_tpu_vm", True)
@@ -34,10 +35,10 @@ def test_tpu_hosts_are_found_as_jax_finds_them(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(cloud_tpu_cluster, "get_metadata", lambda key: (metadata.get(key), "200"))
     monkeypatch.setattr(cloud_tpu_cluster, "metadata_response_code_success", "200")
     monkeypatch.setenv("MEGASCALE_NUM_SLICES", "1")
-    assert distributed._tpu_hosts() == 2  # machines that gcloud made: no variable says so
+    assert private.tpu_hosts() == 2  # machines that gcloud made: no variable says so
     monkeypatch.setenv("TPU_PROCESS_ADDRESSES", "a,b,c")
     monkeypatch.setenv("MEGASCALE_NUM_SLICES", "2")
-    assert distributed._tpu_hosts() == 6  # GKE
+    assert private.tpu_hosts() == 6  # GKE
 
 
 def test_two_processes_sample_what_one_does(tmp_path: Path) -> None:
@@ -48,6 +49,10 @@ def test_two_processes_sample_what_one_does(tmp_path: Path) -> None:
     # What one process began, two go on with.
     pair = sample(tmp_path / "one", 20, 7, 0.0, None, folder=tmp_path)
     assert [child.code() for child in pair] == [0, 0], logs(tmp_path)
+    parts = sorted(path.name for path in (tmp_path / "two" / "outputs").iterdir())
+    assert parts == [f"{step:08d}-{index}.npz" for step in (7, 14, 20) for index in range(2)]
+    with np.load(tmp_path / "two" / "outputs" / parts[0]) as held:  # one process: half the chains
+        assert {held[name].shape[2] for name in held if name != "step"} == {CHAINS // 4}
     two, one = (read_outputs(tmp_path / name / "outputs")["draws"] for name in ("two", "one"))
     assert two.shape[0] == 20
     np.testing.assert_array_equal(one, two)
@@ -56,12 +61,12 @@ def test_two_processes_sample_what_one_does(tmp_path: Path) -> None:
 def test_sigterm_to_one_saves_both_at_the_same_step(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     pair = sample(run_dir, 100_000, 0, 0.01, None, folder=tmp_path)
-    pair[0].wait_for(lambda: len(read(run_dir / "metrics.jsonl")) > 3)
+    pair[0].wait_for(lambda: len(read_lines(run_dir / "metrics.jsonl")) > 3)
     os.kill(pair[1].process.pid, signal.SIGTERM)
     assert [child.code() for child in pair] == [Exit.PREEMPTED] * 2, logs(tmp_path)
     (saved,) = (run_dir / "checkpoints").iterdir()
     assert {f"files-{i}.json" for i in range(2)} <= {p.name for p in saved.iterdir()}
-    assert int(saved.name) == read(run_dir / "metrics.jsonl")[-1]["step"]
+    assert int(saved.name) == read_lines(run_dir / "metrics.jsonl")[-1]["step"]
 
 
 def test_exception_in_one_ends_both(tmp_path: Path) -> None:

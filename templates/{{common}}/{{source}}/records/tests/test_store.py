@@ -1,0 +1,93 @@
+"""A file appears whole or not at all, and what a kill tore off costs one line."""
+
+import hashlib
+import json
+
+import pytest
+
+from .. import store
+
+
+def test_write_makes_folders_and_takes_bytes_text_or_a_function(tmp_path):
+    path = tmp_path / "a" / "b" / "file"
+    for content in (b"caf\xc3\xa9", "café", lambda file: file.write("café".encode())):
+        path.unlink(missing_ok=True)
+        store.write(path, content)
+        assert store.read(path) == "café".encode()
+        assert store.names(path.parent) == ["file"]
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path, sync):
+    path = tmp_path / "file"
+    store.write(path, "old")
+
+    def fill(file):
+        file.write(b"half of the n")
+        assert store.read(path) == b"old"  # nothing is in its place before the end
+        raise error
+
+    for error in (OSError("No space left on device"), KeyboardInterrupt()):
+        with pytest.raises(type(error)):
+            store.write(path, fill, sync=sync)
+    assert store.read(path) == b"old"
+    assert store.names(tmp_path) == ["file"]
+
+
+def test_sync_waits_for_the_disk_before_the_rename(tmp_path, monkeypatch):
+    path, seen = tmp_path / "file", []
+    monkeypatch.setattr(store.os, "fsync", lambda fd: seen.append(path.exists()))
+    store.write(path, "x", sync=False)
+    assert seen == []
+    path.unlink()
+    store.write(path, "x")
+    assert seen == [False]
+
+
+def test_json_and_lines_come_back(tmp_path):
+    value = {"a": [1, 2.5, None], "b": {"c": "é"}}
+    store.write_json(tmp_path / "x.json", value)
+    assert store.read_json(tmp_path / "x.json") == value
+    rows = [{"step": 1, "loss": 1 / 3}, {"step": 2}]
+    store.write_lines(tmp_path / "x.jsonl", rows)
+    store.append(tmp_path / "x.jsonl", json.dumps({"step": 3}))
+    assert store.read_lines(tmp_path / "x.jsonl") == [*rows, {"step": 3}]
+    assert store.read(tmp_path / "x.jsonl").count(b"\n") == 3
+    assert store.read_lines(tmp_path / "missing.jsonl") == []
+    with pytest.raises(OSError, match="missing"):
+        store.read_json(tmp_path / "missing.json")
+
+
+@pytest.mark.parametrize("torn", [b'{"step": 2, "lo', b"\xff", b"[1]", b"7"])
+def test_append_after_a_torn_line_keeps_both_sides(tmp_path, torn):
+    path = tmp_path / "x.jsonl"
+    store.append(path, '{"step": 1}')
+    path.write_bytes(path.read_bytes() + torn)
+    store.append(path, '{"step": 3}')
+    assert store.read_lines(path) == [{"step": 1}, {"step": 3}]
+    assert path.read_bytes() == b'{"step": 1}\n' + torn + b'\n{"step": 3}\n'
+
+
+def test_names_rename_and_remove(tmp_path):
+    assert store.names(tmp_path / "missing") == []
+    for name in ("b", "a"):
+        store.write(tmp_path / "folder" / name, name)
+    assert store.names(tmp_path / "folder") == ["a", "b"]
+    store.rename(tmp_path / "folder", tmp_path / "other")
+    assert store.names(tmp_path) == ["other"]
+    store.remove(tmp_path / "other" / "a")
+    assert store.names(tmp_path / "other") == ["b"]
+    store.remove(tmp_path / "other")
+    store.remove(tmp_path / "other")
+    assert store.names(tmp_path) == []
+
+
+def test_sha256_is_that_of_the_content(tmp_path):
+    content = bytes(range(256)) * 5000
+    store.write(tmp_path / "file", content)
+    assert store.sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_plain_names_stay_in_their_folder(tmp_path):
+    assert store.plain_name("heldout_loss-1.5é") == "heldout_loss-1.5é"
+    assert "/" not in store.plain_name("../../etc/<passwd>\n")

@@ -1,0 +1,38 @@
+"""How a process begins, before JAX makes its first array. Knows no settings of a run."""
+
+import hashlib
+import os
+import platform
+from pathlib import Path
+
+import jax
+
+from .distributed import start_processes
+from .host_memory import keep_freed_memory
+
+COMPILED = Path(".cache/jax")  # below the working folder; git ignores it
+
+
+def start() -> None:
+    """Keep the host's memory and the compiled programs, and join the other processes of the job."""
+    keep_freed_memory()
+    keep_compiled_programs()
+    start_processes()
+
+
+def keep_compiled_programs() -> None:
+    """Turn on JAX's persistent compilation cache, unless its own variables say otherwise.
+
+    The folder is named after the CPU: a program that XLA made for another one may not run here.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = COMPILED / hashlib.sha256(_cpu().encode()).hexdigest()[:12]
+        jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+
+
+def _cpu() -> str:
+    """The instruction set of this machine, by the features that Linux lists."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    features = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
+    return platform.machine() + "".join(sorted(features))

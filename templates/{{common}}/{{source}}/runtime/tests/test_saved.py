@@ -1,0 +1,42 @@
+"""A run is opened as it was saved, on the devices that are here, and stays untouched."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from ...errors import UserError
+from ...run_config import MeshConfig
+from ..saved import find_saved, mesh_that_fits
+from .test_loop import config_of, go
+from .workloads import SamplerConfig, sampler
+
+
+def test_the_newest_sound_checkpoint_is_found_and_loaded(tmp_path: Path) -> None:
+    config = dataclasses.replace(config_of(tmp_path, 14), scale=0.5)
+    go(config)
+    saved = find_saved(tmp_path, SamplerConfig())
+    assert (saved.step, saved.config) == (14, config)
+    workload = sampler(saved.config)
+    bare = {"at": jax.eval_shape(workload.init, jax.random.key(0))["at"]}
+    mesh = mesh_that_fits(saved.config.mesh)
+    loaded = saved.load(bare, workload.specs(bare), mesh)["at"]
+    assert loaded.sharding.shard_shape(loaded.shape)[0] == 1
+    again = saved.load(bare, workload.specs(bare), mesh_that_fits(MeshConfig(fsdp=2)))["at"]
+    np.testing.assert_array_equal(loaded, again)
+    (saved.path / "manifest.json").write_text("{")
+    before = sorted(saved.path.parent.rglob("*"))
+    assert find_saved(tmp_path, SamplerConfig()).step == 7
+    assert sorted(saved.path.parent.rglob("*")) == before
+
+
+def test_nothing_saved_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"(?s)without a checkpoint.*--run-dir"):
+        find_saved(tmp_path, SamplerConfig())
+
+
+def test_a_mesh_that_does_not_fit_here_becomes_replicas() -> None:
+    assert mesh_that_fits(MeshConfig(data=1, fsdp=4)).shape == {"data": 2, "fsdp": 4, "tensor": 1}
+    assert mesh_that_fits(MeshConfig(fsdp=16)).shape == {"data": 8, "fsdp": 1, "tensor": 1}

@@ -1,0 +1,100 @@
+"""Outputs come back whole, once and in order, whatever is cut, refused by the disk or too large."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ...records import store
+from ...run_config import MeshConfig
+from .. import sink as sink_module
+from ..sharding import make_mesh
+from ..sink import Parts, read_outputs
+
+
+def outputs(step: int) -> dict[str, jax.Array]:
+    """One array split over two mesh axes, one replicated, one scalar."""
+    mesh = make_mesh(MeshConfig(data=4, fsdp=2))
+    whole = np.arange(8 * 4 * 3, dtype=np.float32).reshape(8, 4, 3) + step
+    split = jax.device_put(whole, NamedSharding(mesh, P("data", "fsdp")))
+    return {"split": split, "whole/deep": jnp.full((2,), step), "one": jnp.asarray(step)}
+
+
+def test_shards_are_copied_where_they_are_and_come_back_whole(tmp_path: Path) -> None:
+    sink = Parts(tmp_path / "outputs")
+    for step in (1, 2, 4):
+        sink.add(step, outputs(step))
+    assert all(type(x) is np.ndarray for steps in sink._shards.values() for x in steps)
+    assert {x.shape for x in sink._shards["split/0,2,0"]} == {(2, 2, 3)}
+    sink.write(4)
+    sink.durable()
+    found = sink.read()
+    assert found["step"].tolist() == [1, 2, 4]
+    for i, step in enumerate((1, 2, 4)):
+        for name, array in outputs(step).items():
+            np.testing.assert_array_equal(found[name][i], array)
+    assert found["split"].dtype == np.float32
+
+
+@settings(max_examples=40, derandomize=True, deadline=None)
+@given(st.lists(st.sampled_from(["step", "step", "step", "save", "resume", "kill"]), max_size=40))
+def test_what_is_on_disk_is_what_the_saves_say(
+    tmp_path_factory: pytest.TempPathFactory, acts: list[str]
+) -> None:
+    folder = tmp_path_factory.mktemp("run") / "outputs"
+    sink, step, saved = Parts(folder), 0, [0]
+    for act in acts:
+        if act == "step":
+            step += 1
+            sink.add(step, {"x": jnp.asarray(step)})
+        elif act == "save":
+            sink.write(step)
+            sink.durable()
+            saved.append(step)
+        else:  # from the newest checkpoint, or from the one before where that was damaged
+            if act == "resume" and len(saved) > 1:
+                saved.pop()
+            step = saved[-1]
+            sink = Parts(folder)
+            sink.cut(step)
+    sink.write(step)
+    sink.durable()
+    assert read_outputs(folder).get("x", np.array([])).tolist() == list(range(1, step + 1))
+
+
+def test_a_part_that_the_disk_refused_is_written_by_the_next_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    sink = Parts(tmp_path)
+    sink.add(1, {"x": jnp.ones(2)})
+    with monkeypatch.context() as disk:
+        disk.setattr(store, "write", full)
+        sink.write(1)
+        with pytest.raises(OSError, match="No space"):
+            sink.durable()
+    sink.add(2, {"x": jnp.zeros(2)})
+    sink.write(2)
+    sink.durable()
+    assert read_outputs(tmp_path)["x"].tolist() == [[1, 1], [0, 0]]
+
+
+def test_memory_is_bounded_between_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sink_module, "MAX_BYTES", 1000)
+    sink = Parts(tmp_path)
+    for step in range(1, 101):
+        sink.add(step, {"x": jnp.full((25,), step)})  # 100 bytes
+        assert sum(len(steps) for steps in sink._shards.values()) <= 10
+        assert len(sink._unwritten) <= 2
+    sink.durable()
+    assert read_outputs(tmp_path)["step"].tolist() == list(range(1, 101))
+    sink.cut(50)
+    assert read_outputs(tmp_path)["step"].tolist() == list(range(1, 51))

@@ -1,0 +1,46 @@
+"""A process finds the programs that an earlier one compiled, unless it is told otherwise."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+CHILD = """
+from {package}.runtime.start import start
+start()
+import jax, jax.numpy as jnp
+hits = []
+jax.monitoring.register_event_listener(lambda name, **_: hits.append(name.split("/")[-1]))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+x = jax.jit(lambda x: jnp.tanh(x @ x).sum())(jnp.ones((8, 8)))
+print(hits.count("cache_hits") > 0, float(x))
+"""
+
+
+def child(folder: Path, **environment: str) -> list[str]:
+    code = CHILD.format(package=str(__package__).partition(".")[0])
+    kept = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=kept | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "rror" not in done.stderr, done.stderr  # XLA logs a program made for another CPU
+    return done.stdout.split()
+
+
+def test_the_second_start_reads_what_the_first_compiled(tmp_path: Path) -> None:
+    first, second = child(tmp_path), child(tmp_path)
+    assert (first[0], second[0]) == ("False", "True")
+    assert first[1] == second[1]
+    (folder,) = (tmp_path / ".cache" / "jax").iterdir()
+    assert any(folder.iterdir())
+
+
+def test_a_folder_that_the_environment_names_is_taken(tmp_path: Path) -> None:
+    child(tmp_path, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "other"))
+    assert not (tmp_path / ".cache").exists()
+    assert any((tmp_path / "other").iterdir())
