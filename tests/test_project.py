@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 CORE_TESTS = ["test_model", "test_step", "test_cli", "test_hub", "test_data"]
 CORE_TESTS += ["training/test_optim", "runtime/test_checkpoint", "records/test_telemetry"]
 CORE_TESTS += ["records/test_trackers", "records/test_report", "text/test_corpus"]
-CORE_TESTS += ["text/test_tokenizer"]
+CORE_TESTS += ["text/test_tokenizer", "training/test_batches", "training/test_weights_file"]
 # A run of seconds, of preset demo.
 MINI = """--eval-every-steps 0 --optim.warmup-steps 2 --data.tokenizer byte --data.seq-len 128
     --data.prepared-dir data/bytes --data.heldout-fraction 0.02 --data.batch-size 16

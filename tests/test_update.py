@@ -166,6 +166,13 @@ def work_on(project: Path) -> None:
     commit_all(project, "My work")
 
 
+def update_plainly(project: Path) -> None:
+    """What the notes warn of; may leave conflicts in files that did not move."""
+    copier.run_update(
+        str(project), vcs_ref=PINNED, defaults=True, overwrite=True, quiet=True, unsafe=False
+    )
+
+
 def begun_at(repository: Path, project: Path, case: str) -> list[str]:
     """A project of release 0.1.0 with work in it, and the documented commands of its case."""
     grow(repository, project, vcs_ref="v0.1.0")
@@ -180,12 +187,12 @@ def begun_at(repository: Path, project: Path, case: str) -> list[str]:
     run_once(project)
     work_on(project)
     if case == "updated the plain way":
-        update(project, PINNED)
+        update_plainly(project)
         commit_all(project, "Update from the template")
         assert "mine in" not in (project / "src/acorn/text/corpus.py").read_text("utf-8")
         return documented(PLAIN)[1:] + documented(BEGINNING)
     if case == "the plain way, not committed":
-        update(project, PINNED)
+        update_plainly(project)
         return documented(PLAIN)[:1] + documented(BEGINNING)
     return documented(BEGINNING)
 
@@ -222,7 +229,7 @@ def test_a_release_that_moves_files_keeps_every_edit(
     conflicts = set(git(project, "diff", "--name-only", "--diff-filter=U").split())
     deleted = "records/tests/test_hardware.py"  # here; moved there
     assert conflicts <= {f"src/acorn/{name}" for name in (*EDITED.values(), deleted)}
-    assert len(conflicts) <= 4, "most edits are far from any change"
+    assert len(conflicts) <= len(EDITED) // 2, "most edits are far from any change"
 
 
 def test_the_docs_give_the_same_commands() -> None:
