@@ -86,6 +86,8 @@ def imports(module: str, later: bool = False) -> set[str]:
             found |= ours(module, node)
         elif isinstance(node, ast.ImportFrom):
             found.add(node.module or "")
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "importlib.import_module":
+            found |= {str(arg.value) for arg in node.args if isinstance(arg, ast.Constant)}
         function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         if not (typing_only or (function and not later)):
