@@ -14,11 +14,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from .attention import masked_attention
 from .errors import UserError
-from .model import compute_dtype, rope_table
+from .model import rope_table
 from .step import Learner
 from .trained import open_run
+from .training.attention import masked_attention
+from .training.precision import compute_dtype
 
 type Cache = tuple[Float[Array, "L B S K H"], Float[Array, "L B S K H"]]
 """Keys and values of every layer at each of the S places of a context."""
@@ -92,7 +93,9 @@ def empty_cache(learner: Learner, rows: int = 1) -> Cache:
     """A cache that holds nothing yet."""
     c = learner.config.model
     shape = (c.layers, rows, learner.config.data.seq_len, c.kv_heads, c.head_dim)
-    return jnp.zeros(shape, compute_dtype(c)), jnp.zeros(shape, compute_dtype(c))
+    return jnp.zeros(shape, compute_dtype(c.compute_dtype)), jnp.zeros(
+        shape, compute_dtype(c.compute_dtype)
+    )
 
 
 def read(

@@ -15,12 +15,13 @@ from .data import Rows, make_batches
 from .errors import UserError
 from .evaluate import bits_per_byte, make_evaluate
 from .runtime.distributed import barrier
-from .step import Learner, flops_per_token, init_state, make_learner, state_specs, train_step
+from .step import Learner, flops_per_token, init_state, make_learner, train_step
 from .text.prepare import prepare
 from .text.settings import DataConfig
 from .text.shards import open_split, read_manifest
 from .text.tokenizer import ByteTokenizer, JsonTokenizer
 from .training.axes import spec
+from .training.layers import state_specs
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ def _on_shapes(learner: Learner, mesh: Mesh) -> Workload:
         step=partial(train_step, learner),
         batch=lambda cursor: {"tokens": tokens},
         stride=data.batch_size,
-        specs=partial(state_specs, learner),
+        specs=partial(state_specs, learner.declared),
         rate=("tokens", tokens_per_step),
         flops_per_step=flops_per_token(learner) * tokens_per_step,
         flops_formula="6 x weights that multiply + causal attention, halved",

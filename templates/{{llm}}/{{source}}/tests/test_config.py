@@ -17,7 +17,8 @@ from ..cli import parse
 from ..config import PRESETS, Config, ModelConfig, validate
 from ..errors import UserError
 from ..run_config import from_dict, identity_of, option, to_dict
-from ..step import init_state, make_learner, objective, state_specs
+from ..step import init_state, make_learner, objective
+from ..training.layers import state_specs
 from .tiny import BOS, CONFIG, VOCAB
 
 GOLDEN = Path(__file__).resolve().parent / "golden" / "presets.json"
@@ -92,7 +93,7 @@ def test_zero_keeps_all_checkpoints() -> None:
 def test_preset_builds(name: str) -> None:
     config = validate(PRESETS[name]())
     learner = make_learner(config, config.data.vocab_size, 0)
-    state_specs(learner, jax.eval_shape(partial(init_state, learner), jax.random.key(0)))
+    state_specs(learner.declared, jax.eval_shape(partial(init_state, learner), jax.random.key(0)))
 
 
 def test_an_option_is_what_the_command_line_takes() -> None:

@@ -13,8 +13,9 @@ from flax import nnx
 from .. import attention
 from ..attention import attend
 from ..config import ModelConfig
-from ..model import rms_norm, rope_table, rotate
+from ..model import rope_table, rotate
 from ..step import init_state, objective, token_losses, train_step
+from ..training.layers import rms_norm
 from . import tiny
 from .tiny import BOS, VOCAB
 

@@ -5,10 +5,8 @@ from typing import Any
 import jax
 import optax
 import optax.contrib
-from jax.sharding import PartitionSpec
 
 from ..errors import UserError
-from ..runtime.sharding import is_spec
 from .optim_config import OptimConfig
 
 
@@ -60,17 +58,6 @@ def make_optimizer(config: OptimConfig, labels: Any, decayed: Any) -> optax.Grad
             weight_decay_mask=decayed,
             muon_weight_dimension_numbers=optax.contrib.MuonDimensionNumbers(-2, -1),
         )
-        takers = jax.tree.map(lambda label: "muon" if label == "matrix" else "adam", labels)
-        chain = optax.partition({"muon": muon, "adam": chain}, takers)
+        methods = jax.tree.map(lambda label: "muon" if label == "matrix" else "adam", labels)
+        chain = optax.partition({"muon": muon, "adam": chain}, methods)
     return optax.chain(optax.clip_by_global_norm(c.clip_norm), chain) if c.clip_norm else chain
-
-
-def mirror_specs(tree: Any, parameter_specs: Any) -> Any:
-    """PartitionSpecs of a state: a leaf whose path ends like a parameter's takes its spec."""
-    by_path = dict(jax.tree_util.tree_leaves_with_path(parameter_specs, is_leaf=is_spec))
-
-    def find(path: tuple[Any, ...], _: Any) -> PartitionSpec:
-        tails = (by_path.get(path[i:]) for i in range(len(path)))
-        return next((found for found in tails if found is not None), PartitionSpec())
-
-    return jax.tree_util.tree_map_with_path(find, tree)

@@ -12,7 +12,8 @@ from jax.sharding import PartitionSpec as P
 
 from ...errors import UserError
 from ...runtime.sharding import is_spec
-from ..optim import make_optimizer, make_schedule, mirror_specs
+from ..layers import mirror_specs
+from ..optim import make_optimizer, make_schedule
 from ..optim_config import OptimConfig
 
 CONFIG = OptimConfig(
