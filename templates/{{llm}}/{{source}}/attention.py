@@ -12,7 +12,8 @@ from .errors import UserError
 from .training.attention import cudnn_fits, masked_attention
 
 # Queries are taken in blocks that see only the keys up to their end: half of the score matrix is
-# never built. 128 is the fastest on the CPU, where this path matters (template: decisions).
+# never built. On two CPU cores, where this path matters, a layer took 63 ms, and with one product
+# over all keys 160 ms.
 QUERY_BLOCK = 128
 
 

@@ -1,6 +1,6 @@
 """Decoder-only Transformer in the shape of Llama and Qwen3, as Flax NNX modules.
 
-Letters in shapes: B rows, T tokens, D width, N heads, K kv heads, H head_dim, P = H / 2,
+Letters in shapes: B rows, T tokens, D width, N heads, K kv heads, H head_dim, E = N H, P = H / 2,
 F mlp_width, V vocabulary. Knows no loss, optimizer, mesh or file.
 """
 
@@ -22,8 +22,8 @@ from .training.precision import compute_dtype, product
 
 VOCAB_MULTIPLE = 128  # matrix units want a multiple of this; the ids beyond are never produced
 
-type Attention = Callable[..., tuple[Array, Any]]
-"""(q, k, v, kept=...) -> (mixed values (B, T, N * H), what to keep)."""
+type Attention = Callable[[Array, Array, Array], Array]
+"""(q, k, v) -> mixed values (B, T, N * H)."""
 
 
 def rope_table(config: ModelConfig, length: int) -> Float[np.ndarray, "2 T P"]:
@@ -74,23 +74,29 @@ class Block(nnx.Module):
 
     def __call__(
         self, x: Float[Array, "B T D"], table: Float[Array, "2 T P"], attention: Attention
-    ) -> tuple[Float[Array, "B T D"], Any]:
-        """The layer's output, and whatever `attention` keeps (a cache when sampling)."""
-        mixed, kept = attention(*self.query_key_value(rms_norm(x, self.attention_norm[...]), table))
-        x = constrain(x + linear(mixed, self.out), "batch", None, None)
-        h = rms_norm(x, self.mlp_norm[...])
-        x = x + linear(jax.nn.silu(linear(h, self.gate)) * linear(h, self.up), self.down)
-        return constrain(x, "batch", None, None), kept
+    ) -> Float[Array, "B T D"]:
+        """The layer's output."""
+        return self.residual(x, attention(*self.query_key_value(x, table)))
 
     def query_key_value(
-        self, h: Float[Array, "B T D"], table: Float[Array, "2 T P"]
+        self, x: Float[Array, "B T D"], table: Float[Array, "2 T P"]
     ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
         """Projected, normed and rotated; what a cache of keys and values holds."""
+        h = rms_norm(x, self.attention_norm[...])
         heads = (linear(h, matrix) for matrix in (self.query, self.key, self.value))
-        q, k, v = (x.reshape(*x.shape[:2], -1, self.config.head_dim) for x in heads)
+        q, k, v = (y.reshape(*y.shape[:2], -1, self.config.head_dim) for y in heads)
         if self.config.qk_norm:
             q, k = rms_norm(q, self.query_norm[...]), rms_norm(k, self.key_norm[...])
         return rotate(q, table), rotate(k, table), v
+
+    def residual(
+        self, x: Float[Array, "B T D"], mixed: Float[Array, "B T E"]
+    ) -> Float[Array, "B T D"]:
+        """The residual stream with what attention mixed, then with the MLP's output, added."""
+        x = constrain(x + linear(mixed, self.out), "batch", None, None)
+        h = rms_norm(x, self.mlp_norm[...])
+        x = x + linear(jax.nn.silu(linear(h, self.gate)) * linear(h, self.up), self.down)
+        return constrain(x, "batch", None, None)
 
 
 class Transformer(nnx.Module):
@@ -111,31 +117,22 @@ class Transformer(nnx.Module):
                 head_key, (padded, config.width), ("vocab", None), std=std, label="embedding"
             )
 
-    def __call__(
-        self,
-        tokens: Int[Array, "B T"],
-        attention: Attention,
-        *,
-        table: Float[Array, "2 T P"] | None = None,
-        kept: Any = None,
-    ) -> tuple[Float[Array, "B T D"], Any]:
-        """Final hidden states; `attention` gets q, k, v and the layer's slice of `kept`.
-
-        What it keeps comes back stacked. `table` holds the tokens' RoPE rows if they start later.
-        """
-        c = self.config
-        x = constrain(
-            self.embedding[...][tokens].astype(compute_dtype(c.compute_dtype)), "batch", None, None
-        )
-        table = jnp.asarray(rope_table(c, tokens.shape[1])) if table is None else table
+    def __call__(self, tokens: Int[Array, "B T"], attention: Attention) -> Float[Array, "B T D"]:
+        """Final hidden states."""
+        table = jnp.asarray(rope_table(self.config, tokens.shape[1]))
         graph, layers = nnx.split(self.blocks)
 
-        def layer(x: Array, inputs: tuple[Any, Any]) -> tuple[Array, Any]:
-            parameters, kept = inputs
-            return nnx.merge(graph, parameters)(x, table, partial(attention, kept=kept))
+        def layer(x: Array, parameters: Any) -> tuple[Array, None]:
+            return nnx.merge(graph, parameters)(x, table, attention), None
 
-        x, kept = jax.lax.scan(remat(layer, c.remat), x, (layers, kept), unroll=c.scan_unroll)
-        return rms_norm(x, self.final_norm[...]), kept
+        layer = remat(layer, self.config.remat)
+        x, _ = jax.lax.scan(layer, self.embed(tokens), layers, unroll=self.config.scan_unroll)
+        return rms_norm(x, self.final_norm[...])
+
+    def embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        """What enters the first layer."""
+        dtype = compute_dtype(self.config.compute_dtype)
+        return constrain(self.embedding[...][tokens].astype(dtype), "batch", None, None)
 
     def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """float32 scores over the padded vocabulary; padded ids get -1e30."""

@@ -18,10 +18,10 @@ from .config import Config
 from .contract import Metrics, Outputs, State
 from .model import Transformer
 from .text.settings import Packing
-from .training.gradient import Sums, mean_gradient
 from .training.layers import annotation, map_parameters
-from .training.optim import make_optimizer, make_schedule
+from .training.optim import make_optimizer
 from .training.precision import compute_dtype
+from .training.update import Sums, init_update, mean_gradient, update
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,6 @@ class Learner:
     declared: Any
     """Abstract parameters and what is declared beside them: axes, decay, label."""
     optimizer: optax.GradientTransformation
-    schedule: optax.Schedule
 
 
 def make_learner(
@@ -55,25 +54,15 @@ def make_learner(
     )
     fitting: Packing = "documents" if attention == "cudnn" else "segments"
     packing = fitting if config.data.packing == "auto" else config.data.packing
-    optimizer = make_optimizer(
-        config.optim, annotation(declared, "label"), annotation(declared, "decay")
-    )
-    schedule = make_schedule(config.optim)
-    return Learner(
-        config, vocab_size, bos_id, packing, attention, graph, declared, optimizer, schedule
-    )
+    labels, decayed = annotation(declared, "label"), annotation(declared, "decay")
+    optimizer = make_optimizer(config.optim, labels, decayed)
+    return Learner(config, vocab_size, bos_id, packing, attention, graph, declared, optimizer)
 
 
 def init_state(learner: Learner, key: jax.Array) -> State:
     """First state; to be jitted with output shardings, so that no host holds the whole model."""
     model = Transformer(learner.config.model, learner.vocab_size, key)
-    parameters = nnx.to_pure_dict(nnx.state(model))
-    return {
-        "params": parameters,
-        "opt_state": learner.optimizer.init(parameters),
-        "step": jnp.zeros((), jnp.int32),
-        "key": key,  # base of all randomness in a step: fold_in(key, step); dropout would use it
-    }
+    return init_update(learner.optimizer, nnx.to_pure_dict(nnx.state(model)), key)
 
 
 def token_losses(
@@ -88,12 +77,11 @@ def token_losses(
     if learner.packing == "segments":
         segments = jnp.cumsum(inputs == learner.bos_id, axis=1)
 
-    def attention(q: Array, k: Array, v: Array, kept: None) -> tuple[Array, None]:
-        return attend(q, k, v, segments, learner.attention), kept
+    def attention(q: Array, k: Array, v: Array) -> Array:
+        return attend(q, k, v, segments, learner.attention)
 
     model = nnx.merge(learner.graph, nnx.State(params))
-    hidden, _ = model(inputs, attention)
-    logits = model.logits(hidden)
+    logits = model.logits(model(inputs, attention))
     normaliser = jax.nn.logsumexp(logits, axis=-1)
     # A comparison instead of a gather: it fuses, and stays local where the vocabulary is sharded.
     chosen = jnp.arange(logits.shape[-1]) == targets[..., None]
@@ -119,25 +107,12 @@ def train_step(
         return objective(learner, params, micro_batch["tokens"])
 
     means, gradient = mean_gradient(loss_fn, state["params"], batch)
-    updates, opt_state = learner.optimizer.update(gradient, state["opt_state"], state["params"])
-    # The optimizer's own count: it stands still where a step is skipped.
-    rate = learner.schedule(optax.tree.get_all_with_path(state["opt_state"], "count")[0][1])
-    metrics = means | {
-        "grad_norm": optax.tree.norm(gradient),
-        "learning_rate": learner.config.optim.learning_rate * rate,
-    }
-    if learner.config.optim.optimizer == "muon":
-        metrics["muon_learning_rate"] = learner.config.optim.muon_learning_rate * rate
-    params = optax.apply_updates(state["params"], updates)
-    return (
-        state | {"params": params, "opt_state": opt_state, "step": state["step"] + 1},
-        metrics,
-        {},
-    )
+    state, metrics = update(learner.config.optim, learner.optimizer, state, gradient, means)
+    return state, metrics, {}
 
 
 def flops_per_token(learner: Learner) -> float:
-    """Training FLOPs: 6 per weight that multiplies (not the lookup) + causal attention, halved."""
+    """Training FLOPs: 6 a parameter that multiplies (not the lookup) + causal attention, halved."""
     c = learner.config.model
     matrices = map_parameters(
         lambda v: math.prod(v.shape) * (v.label == "matrix"), learner.declared

@@ -11,14 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import Mesh, PartitionSpec
 
 from ..contract import State, Workload
 from ..errors import UserError
 from ..records.hardware import peaks
-from .guards import guarded_step
 from .sharding import check_divisible, named
 
 COLLECTIVE = re.compile(
@@ -30,8 +28,7 @@ COLLECTIVE = re.compile(
 def abstract_state(workload: Workload, seed: int, mesh: Mesh) -> tuple[State, Any]:
     """Shapes of the state with their shardings, and the shardings alone."""
     bare = jax.eval_shape(lambda: _first_state(workload, seed))
-    specs = workload.specs({k: v for k, v in bare.items() if k != "skipped"})
-    specs |= {"skipped": PartitionSpec()}
+    specs = workload.specs(bare)
     check_divisible(bare, specs, mesh)
     shardings = named(specs, mesh)
     place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
@@ -39,10 +36,10 @@ def abstract_state(workload: Workload, seed: int, mesh: Mesh) -> tuple[State, An
 
 
 def jit_step(workload: Workload, shardings: Any, mesh: Mesh) -> Any:
-    """The guarded step with the state donated: (state, batch) -> (state, metrics, outputs)."""
+    """The step with the state donated: (state, batch) -> (state, metrics, outputs)."""
     replicated = named(PartitionSpec(), mesh)
     return jax.jit(
-        guarded_step(workload),
+        workload.step,
         donate_argnums=0,
         out_shardings=(shardings, replicated, replicated),
     )
@@ -54,7 +51,7 @@ def initialise(workload: Workload, seed: int, shardings: Any) -> State:
 
 
 def _first_state(workload: Workload, seed: int) -> State:
-    return workload.init(jax.random.key(seed)) | {"skipped": jnp.zeros((), jnp.int32)}
+    return workload.init(jax.random.key(seed))
 
 
 def compile_step(workload: Workload, seed: int, mesh: Mesh) -> Any:

@@ -1,34 +1,16 @@
 """What watches a run: non-finite steps, a second compilation, what the state costs in memory."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import jax
 import jax.monitoring
-import jax.numpy as jnp
 
-from ..contract import Batch, Metrics, Outputs, State, Workload
 from ..errors import UserError
 
 log = logging.getLogger(__name__)
-
-
-def guarded_step(workload: Workload) -> Callable[[State, Batch], tuple[State, Metrics, Outputs]]:
-    """The step, with a non-finite result dropped: the state stays, but for `step` and `skipped`."""
-
-    def step(state: State, batch: Batch) -> tuple[State, Metrics, Outputs]:
-        skipped = state["skipped"]
-        before = {name: value for name, value in state.items() if name != "skipped"}
-        after, metrics, outputs = workload.step(before, batch)
-        floats = [m for m in metrics.values() if jnp.issubdtype(m.dtype, jnp.floating)]
-        finite = jnp.isfinite(jnp.stack(floats)).all() if floats else jnp.asarray(True)
-        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
-        kept |= {"step": after["step"], "skipped": skipped + ~finite}
-        return kept, metrics | {"skipped": kept["skipped"]}, outputs
-
-    return step
 
 
 class SkipLimit:
@@ -39,7 +21,7 @@ class SkipLimit:
 
     def check(self, step: int, metrics: dict[str, Any]) -> bool:
         """Whether the step was skipped. metrics: on the host, equal in all processes."""
-        skipped = int(metrics["skipped"])
+        skipped = int(metrics.get("skipped", 0))
         grew = skipped > self._last
         self._in_a_row, self._last = (self._in_a_row + 1 if grew else 0), skipped
         if grew:

@@ -66,7 +66,7 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     # ---- the step, compiled once ----
     step_fn = jit_step(workload, shardings, mesh)
     one_compilation = OneCompilation(counter)
-    skips = SkipLimit(run_config.max_skipped_steps, int(state["skipped"]))
+    skips = SkipLimit(run_config.max_skipped_steps, int(state.get("skipped", 0)))
 
     def settle(step: int, metrics: Metrics, outputs: Outputs) -> dict[str, float]:
         """Wait for a step's metrics and judge them; what a skipped step gave out is dropped."""

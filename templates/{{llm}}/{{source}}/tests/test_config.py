@@ -77,13 +77,6 @@ def test_golden_presets() -> None:
         assert from_dict(Config(), golden[name]) == validate(preset())
 
 
-def test_the_schedule_ends_with_the_run_unless_told_otherwise() -> None:
-    config = from_dict(Config(), {"run.steps": 70})
-    assert validate(config).optim.horizon_steps == 70
-    config = from_dict(config, {"optim.horizon_steps": 50})
-    assert validate(config).optim.horizon_steps == 50
-
-
 def test_zero_keeps_all_checkpoints() -> None:
     config = from_dict(Config(), {"run.keep_checkpoints": 0})
     assert validate(config).run == config.run
@@ -122,10 +115,8 @@ def test_what_a_resume_must_match() -> None:
         ({"model.heads": 6, "model.kv_heads": 4}, r"heads 6 .*kv-heads 4.*divide.*\[1, 2, 3, 6\]"),
         ({"model.head_dim": 7}, r"head-dim 7.*even.*choose 8"),
         ({"model.layers": 4, "model.scan_unroll": 3}, r"scan-unroll 3 with 4 layers.*divisor"),
-        ({"data.batch_size": 8, "optim.micro_batches": 3}, r"batch-size 8.*micro-batches 3"),
         ({"model.attention": "cudnn", "data.packing": "segments"}, r"cudnn.*packing at auto"),
         ({"model.kv_heads": 0}, r"--model.kv-heads 0.*at least 1"),
-        ({"run.log_every_steps": 0}, r"--log-every-steps 0.*at least 1"),
     ],
 )
 def test_settings_that_do_not_fit(changes: dict[str, object], words: str) -> None:
