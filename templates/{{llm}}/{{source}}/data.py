@@ -1,19 +1,13 @@
-"""Rows of tokens and their order: a pure function of (seed, epoch, position).
+"""Rows of tokens, cut from the stream of a split. Knows no order, batch or device.
 
-A row is T inputs and their targets in T + 1 tokens; -1 is padding. The position counts rows.
+A row is T inputs and their targets in T + 1 tokens; -1 is padding.
 """
 
-import functools
 import itertools
-from collections.abc import Callable
-from typing import Any
 
-import grain
-import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
-from .errors import UserError
 from .text.settings import Packing
 from .text.shards import Split
 
@@ -48,35 +42,6 @@ class Rows:
     def waste(self) -> float:
         """Fraction of targets that are padding."""
         return 1 - self.targets / (len(self) * self.seq_len)
-
-
-def make_batches(
-    rows: Rows, *, seed: int, batch_size: int, micro_batches: int, sharding: jax.sharding.Sharding
-) -> Callable[[int], dict[str, jax.Array]]:
-    """Cursor in rows -> {"tokens": int32 (micro_batches, batch_size / micro_batches, T + 1)}.
-
-    Each process reads the rows of its own devices only. Safe from any thread.
-    """
-    if len(rows) < batch_size:
-        raise UserError(
-            got=f"{len(rows)} rows of {rows.seq_len} tokens in the train split",
-            expected=f"at least one batch of {batch_size} rows",
-            do="give more text, or lower --data.batch-size or --data.seq-len",
-        )
-    order = grain.MapDataset.source(rows).seed(seed).shuffle().repeat()  # reshuffled each epoch
-    shape = (micro_batches, batch_size // micro_batches, rows.seq_len + 1)
-
-    def batch(cursor: int) -> dict[str, jax.Array]:
-        # Devices along an axis that does not split the batch ask for the same rows.
-        read = functools.cache(lambda number: order[cursor + number])
-
-        def fill(index: Any) -> np.ndarray:
-            micro, row = (range(size)[part] for size, part in zip(shape, index[:2], strict=False))
-            return np.array([[read(m * shape[1] + r)[index[2]] for r in row] for m in micro])
-
-        return {"tokens": jax.make_array_from_callback(shape, sharding, fill)}
-
-    return batch
 
 
 def heldout_windows(split: Split, seq_len: int, stride: int) -> Int[np.ndarray, "N 3"]:

@@ -57,14 +57,18 @@ def bits_per_byte(
     if split.lossless:
         figures["heldout_bits_per_byte"] = nats / math.log(2) / size_bytes
     figures |= {"heldout_documents": documents, "heldout_bytes": size_bytes}
-    return figures | {
-        f"heldout_{name}_bits_per_byte": 8 * sum(len(compress(t)) for t in parts) / size_bytes
-        for how, parts in (("per_file", texts), ("joined", [b"".join(texts)]))
-        for name, compress in (
-            (f"gzip_{how}", functools.partial(gzip.compress, compresslevel=9)),
-            (f"xz_{how}", functools.partial(lzma.compress, preset=9)),
-        )
+    compressors = {
+        "gzip": functools.partial(gzip.compress, compresslevel=9),
+        "xz": functools.partial(lzma.compress, preset=9),
     }
+    for name, compress in compressors.items():
+        for how, parts in (("per_file", texts), ("joined", [b"".join(texts)])):
+            compressed_bytes = 0
+            for part in parts:
+                compressed_bytes += len(compress(part))
+                beat()
+            figures[f"heldout_{name}_{how}_bits_per_byte"] = 8 * compressed_bytes / size_bytes
+    return figures
 
 
 def make_score(

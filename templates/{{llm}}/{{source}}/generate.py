@@ -4,7 +4,7 @@ A context that is full slides: its last half is read again and writing goes on a
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,16 +12,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from .attention import masked_attention
+from .contract import Artifact, Beat, State
 from .errors import UserError
-from .model import compute_dtype, rope_table
+from .model import rope_table
 from .step import Learner
+from .text.tokenizer import Tokenizer
 from .trained import open_run
+from .training.attention import masked_attention
+from .training.layers import rms_norm
+from .training.precision import compute_dtype
 
 type Cache = tuple[Float[Array, "L B S K H"], Float[Array, "L B S K H"]]
-"""Keys and values of every layer at each of the S places of a context."""
+"""Keys and values of every layer at each of the S positions of a context."""
 
 
 def sample(
@@ -35,86 +40,129 @@ def sample(
             do="temperature 0 always takes the likeliest token; top-p 1 allows every token",
         )
     run = open_run(run_dir)
+    generate = make_generate(run.learner, run.mesh, temperature, top_p)
     start = [run.learner.bos_id, *map(int, run.tokenizer.encode_batch([prompt])[0])]
-    tokens = generate(run.learner, run.params, start, temperature, top_p, seed)
+    tokens = generate(run.params, start, seed)
     print(prompt, end="", flush=True)
-    written: list[int] = []
-    shown = ""
-    for token in itertools.islice(tokens, 4 * chars):  # a character has four bytes at most
-        if token == run.learner.bos_id or len(shown) == chars:
-            break
-        written.append(token)
-        # All of it each time: a character may take several tokens, and is U+FFFD until the last.
-        text = run.tokenizer.decode(written).rstrip("\N{REPLACEMENT CHARACTER}")[:chars]
-        print(text[len(shown) :], end="", flush=True)
-        shown = text
+    for text in decode_stream(tokens, run.tokenizer, chars):
+        print(text, end="", flush=True)
     print()
 
 
-def generate(
-    learner: Learner,
-    params: Any,
-    prompt: Sequence[int],
-    temperature: float,
-    top_p: float,
-    seed: int,
-) -> Iterator[int]:
-    """Tokens after `prompt`, without end. Two compilations: a whole context, and one token."""
+def make_artifacts(
+    learner: Learner, mesh: Mesh, tokenizer: Tokenizer, chars: int = 200
+) -> Callable[[State, Beat], dict[str, Artifact]]:
+    """State -> {"sample": the beginning of a document as the model writes it now}."""
+    generate = make_generate(learner, mesh, temperature=0.8, top_p=0.95)
 
-    @partial(jax.jit, donate_argnames="cache")
-    def write(
-        params: Any, tokens: Array, start: Array, last: Array, cache: Cache, key: Array
-    ) -> tuple[Array, Cache]:
-        hidden, cache = read(learner, params, tokens, start, cache)
-        hidden = jax.lax.dynamic_slice_in_dim(hidden, last, 1, axis=1)
+    def artifacts(state: State, beat: Beat) -> dict[str, Artifact]:
+        parts = []
+        for text in decode_stream(generate(state["params"], [learner.bos_id], 0), tokenizer, chars):
+            parts.append(text)
+            beat()
+        return {"sample": "".join(parts)}
+
+    return artifacts
+
+
+def decode_stream(tokens: Iterator[int], tokenizer: Tokenizer, chars: int) -> Iterator[str]:
+    """Text of `chars` characters piece by piece, up to the end of the document."""
+    seen: list[int] = []
+    shown = ""
+    for token in itertools.islice(tokens, 4 * chars):  # a character has four bytes at most
+        if token == tokenizer.bos_id or len(shown) == chars:
+            return
+        seen.append(token)
+        # All of it each time: a character may take several tokens, and is U+FFFD until the last.
+        text = tokenizer.decode(seen).rstrip("\N{REPLACEMENT CHARACTER}")[:chars]
+        yield text[len(shown) :]
+        shown = text
+
+
+def make_generate(
+    learner: Learner, mesh: Mesh, temperature: float, top_p: float
+) -> Callable[[Any, Sequence[int], int], Iterator[int]]:
+    """(parameters, prompt, seed) -> tokens that follow, without end; the same in all processes.
+
+    Two compilations, however often it is called: a whole context, and one token.
+    """
+    replicated = NamedSharding(mesh, PartitionSpec())
+    seq_len = learner.config.data.seq_len
+
+    def choose_after(params: Any, hidden: Array, key_data: Array, count: Array) -> Array:
         logits = nnx.merge(learner.graph, nnx.State(params)).logits(hidden)[0, 0]
-        return choose(logits, key, temperature, top_p), cache
+        key = jax.random.fold_in(jax.random.wrap_key_data(key_data), count)
+        return choose(logits, key, temperature, top_p)
 
-    seq_len, key = learner.config.data.seq_len, jax.random.key(seed)
-    context = list(prompt)
-    place = 0  # how many tokens of the context the cache holds
-    for count in itertools.count():
-        if len(context) > seq_len:
-            context, place = context[-max(1, seq_len // 2) :], 0
-            if learner.packing == "documents":
-                context[0] = learner.bos_id  # as every row began in training
-        new, last = context[place:], len(context) - 1 - place
-        if place == 0:
-            cache, new = empty_cache(learner), new + [0] * (seq_len - len(new))
-        now = jax.random.fold_in(key, count)
-        token, cache = write(params, np.array([new], np.int32), place, last, cache, now)
-        place = len(context)
-        context.append(int(token))
-        yield context[-1]
+    # Inputs are NumPy's and outputs replicated: that is sound on several hosts.
+    @partial(jax.jit, out_shardings=replicated)
+    def first_token(
+        params: Any, tokens: Array, length: Array, key_data: Array, count: Array
+    ) -> tuple[Array, Cache]:
+        start = jnp.zeros((), jnp.int32)
+        hidden, cache = forward_cached(learner, params, tokens, start, empty_cache(learner))
+        hidden = jax.lax.dynamic_slice_in_dim(hidden, length - 1, 1, axis=1)
+        return choose_after(params, hidden, key_data, count), cache
+
+    @partial(jax.jit, donate_argnames="cache", out_shardings=replicated)
+    def next_token(
+        params: Any, token: Array, position: Array, cache: Cache, key_data: Array, count: Array
+    ) -> tuple[Array, Cache]:
+        hidden, cache = forward_cached(learner, params, token, position, cache)
+        return choose_after(params, hidden, key_data, count), cache
+
+    def generate(params: Any, prompt: Sequence[int], seed: int) -> Iterator[int]:
+        key_data = np.asarray(jax.random.key_data(jax.random.key(seed)))
+        context, cache = list(prompt), None
+        for count in itertools.count():
+            now = (key_data, np.int32(count))
+            if len(context) > seq_len:
+                context, cache = context[-max(1, seq_len // 2) :], None
+                if learner.packing == "documents":
+                    context[0] = learner.bos_id  # as every row began in training
+            if cache is None:
+                row = np.array([context + [0] * (seq_len - len(context))], np.int32)
+                token, cache = first_token(params, row, np.int32(len(context)), *now)
+            else:
+                last, position = np.array([context[-1:]], np.int32), np.int32(len(context) - 1)
+                token, cache = next_token(params, last, position, cache, *now)
+            context.append(int(token))
+            yield context[-1]
+
+    return generate
 
 
 def empty_cache(learner: Learner, rows: int = 1) -> Cache:
     """A cache that holds nothing yet."""
     c = learner.config.model
     shape = (c.layers, rows, learner.config.data.seq_len, c.kv_heads, c.head_dim)
-    return jnp.zeros(shape, compute_dtype(c)), jnp.zeros(shape, compute_dtype(c))
+    return (jnp.zeros(shape, compute_dtype(c.compute_dtype)),) * 2
 
 
-def read(
+def forward_cached(
     learner: Learner, params: Any, tokens: Int[Array, "B T"], start: Int[Array, ""], cache: Cache
 ) -> tuple[Float[Array, "B T D"], Cache]:
-    """Final hidden states of tokens that stand at `start` of the context, and the cache with them.
+    """Final hidden states of tokens from position `start` of the context on, and the new cache.
 
-    What a cache holds beyond them is never seen: each place is written before it is attended to.
+    What a cache holds beyond them is never seen: each position is set before it is attended to.
     """
-
-    def attention(q: Array, k: Array, v: Array, kept: Any) -> tuple[Array, Any]:
-        insert = partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=1)
-        keys, values = insert(kept[0], k), insert(kept[1], v)
-        places = start + jnp.arange(q.shape[1])
-        mask = jnp.arange(keys.shape[1]) <= places[:, None]
-        return masked_attention(q, keys, values, mask[None]), (keys, values)
-
-    config = learner.config
-    table = jnp.asarray(rope_table(config.model, config.data.seq_len))
-    table = jax.lax.dynamic_slice_in_dim(table, start, tokens.shape[1], axis=1)
     model = nnx.merge(learner.graph, nnx.State(params))
-    return model(tokens, attention, table=table, kept=cache)
+    table = jnp.asarray(rope_table(learner.config.model, learner.config.data.seq_len))
+    table = jax.lax.dynamic_slice_in_dim(table, start, tokens.shape[1], axis=1)
+    positions = start + jnp.arange(tokens.shape[1])
+    mask = jnp.arange(learner.config.data.seq_len) <= positions[:, None]
+    insert = partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=1)
+    graph, layers = nnx.split(model.blocks)
+
+    def layer(x: Array, inputs: tuple[Any, Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+        parameters, keys, values = inputs
+        block = nnx.merge(graph, parameters)
+        q, k, v = block.query_key_value(x, table)
+        keys, values = insert(keys, k), insert(values, v)
+        return block.residual(x, masked_attention(q, keys, values, mask[None])), (keys, values)
+
+    x, cache = jax.lax.scan(layer, model.embed(tokens), (layers, *cache))
+    return rms_norm(x, model.final_norm[...]), cache
 
 
 def choose(

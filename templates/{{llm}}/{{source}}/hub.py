@@ -16,6 +16,7 @@ from .errors import UserError
 from .step import Learner
 from .text.tokenizer import ByteTokenizer
 from .trained import open_run
+from .training.weights_file import write_weights
 
 # Names of a layer there. Matrices are stored as (out, in) there, as (in, out) here.
 NAMES = {
@@ -38,7 +39,7 @@ def export(run_dir: str, to: str) -> None:
     run, folder = open_run(run_dir), Path(to)
     config = hub_config(run.learner)
     folder.mkdir(parents=True, exist_ok=True)
-    write_safetensors(folder / "model.safetensors", hub_tensors(run.learner, run.params))
+    write_weights(folder / "model.safetensors", hub_tensors(run.learner, run.params))
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     print(f"{folder}: {config['architectures'][0]} of step {run.step}")
     if isinstance(run.tokenizer, ByteTokenizer):
@@ -96,21 +97,6 @@ def hub_tensors(learner: Learner, params: Mapping[str, Any]) -> dict[str, np.nda
     return tensors
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """float32 arrays in the safetensors format: length of a JSON header, header, data."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, x in tensors.items():
-        header[name] = {"dtype": "F32", "shape": x.shape, "data_offsets": (end, end + x.nbytes)}
-        end += x.nbytes
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # data begin aligned
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for x in tensors.values():
-            file.write(np.ascontiguousarray(x, "<f4"))
-
-
 def write_tokenizer(folder: Path, own: Path, bos_id: int) -> None:
     """tokenizer.json, which begins a text with BOS as training does, and what names its BOS."""
     inner = Tokenizer.from_file(str(own))
@@ -118,5 +104,5 @@ def write_tokenizer(folder: Path, own: Path, bos_id: int) -> None:
     if inner.post_processor is None:
         inner.post_processor = TemplateProcessing(f"{bos} $A", special_tokens=[(bos, bos_id)])
     inner.save(str(folder / "tokenizer.json"))
-    facts = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": bos, "eos_token": bos}
-    (folder / "tokenizer_config.json").write_text(json.dumps(facts, indent=2))
+    names = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": bos, "eos_token": bos}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names, indent=2))

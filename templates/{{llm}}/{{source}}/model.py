@@ -1,7 +1,6 @@
 """Decoder-only Transformer in the shape of Llama and Qwen3, as Flax NNX modules.
 
-A parameter's shape, logical axes, initialiser, decay and label stand in one `weight` call.
-Letters in shapes: B rows, T tokens, D width, N heads, K kv heads, H head_dim, P = H / 2,
+Letters in shapes: B rows, T tokens, D width, N heads, K kv heads, H head_dim, E = N H, P = H / 2,
 F mlp_width, V vocabulary. Knows no loss, optimizer, mesh or file.
 """
 
@@ -18,44 +17,13 @@ from jaxtyping import Array, Float, Int
 
 from .config import ModelConfig
 from .training.axes import constrain
-from .training.precision import product
+from .training.layers import linear, norm_gain, parameter, remat, rms_norm
+from .training.precision import compute_dtype, product
 
 VOCAB_MULTIPLE = 128  # matrix units want a multiple of this; the ids beyond are never produced
 
-REMAT = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
-
-type Attention = Callable[..., tuple[Array, Any]]
-"""(q, k, v, kept=...) -> (mixed values (B, T, N * H), what to keep)."""
-
-
-def compute_dtype(config: ModelConfig, platform: str | None = None) -> jnp.dtype:
-    """The dtype of matrix products; masters, norms, softmax and loss stay float32."""
-    on_cpu = (platform or jax.default_backend()) == "cpu"
-    choice = config.compute_dtype
-    return jnp.dtype(("float32" if on_cpu else "bfloat16") if choice == "auto" else choice)
-
-
-def weight(
-    key: jax.Array, shape: tuple[int, ...], axes: tuple[str | None, ...], *, std: float, label: str
-) -> nnx.Param:
-    """Normal(0, std) float32 parameter. label: "matrix" or "embedding"."""
-    value = std * jax.random.normal(key, shape, jnp.float32)
-    return nnx.Param(value, axes=axes, decay=True, label=label)
-
-
-def scale(size: int) -> nnx.Param:
-    """The gain of a norm: ones, replicated, never decayed."""
-    return nnx.Param(jnp.ones((size,), jnp.float32), axes=(None,), decay=False, label="vector")
-
-
-def rms_norm(x: Float[Array, "... D"], gain: Float[Array, " D"]) -> Float[Array, "... D"]:
-    """RMSNorm (arXiv:1910.07467), computed in float32 and returned in x's dtype."""
-    wide = x.astype(jnp.float32)
-    inverse = jax.lax.rsqrt(jnp.mean(wide**2, -1, keepdims=True) + 1e-6)
-    return (wide * inverse * gain).astype(x.dtype)
+type Attention = Callable[[Array, Array, Array], Array]
+"""(q, k, v) -> mixed values (B, T, N * H)."""
 
 
 def rope_table(config: ModelConfig, length: int) -> Float[np.ndarray, "2 T P"]:
@@ -81,54 +49,54 @@ def rotate(x: Float[Array, "B T N H"], table: Float[Array, "2 T P"]) -> Float[Ar
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
 
 
-def linear(x: Float[Array, "... D"], matrix: nnx.Param) -> Float[Array, "... F"]:
-    """x @ matrix in x's dtype, as one flat product: the CPU is slow at batched ones in backward."""
-    flat = x.reshape(-1, x.shape[-1]) @ matrix[...].astype(x.dtype)
-    return flat.reshape(*x.shape[:-1], -1)
-
-
 class Block(nnx.Module):
     """One layer: attention and SwiGLU, each behind an RMSNorm and added to the residual stream."""
 
     def __init__(self, config: ModelConfig, key: jax.Array) -> None:
         c, keys = config, iter(jax.random.split(key, 7))
         self.config = config
-        into = 1 / math.sqrt(c.width)
+        std_in = 1 / math.sqrt(c.width)
         # Outputs onto the residual stream start smaller with depth (GPT-2).
-        back = into / math.sqrt(2 * c.layers)
-        matrix = partial(weight, label="matrix")
-        self.attention_norm = scale(c.width)
-        queries, pairs = c.heads * c.head_dim, c.kv_heads * c.head_dim
-        self.query = matrix(next(keys), (c.width, queries), ("embed", "heads"), std=into)
-        self.key = matrix(next(keys), (c.width, pairs), ("embed", "heads"), std=into)
-        self.value = matrix(next(keys), (c.width, pairs), ("embed", "heads"), std=into)
-        self.out = matrix(next(keys), (queries, c.width), ("heads", "embed"), std=back)
+        std_residual = std_in / math.sqrt(2 * c.layers)
+        matrix = partial(parameter, label="matrix")
+        self.attention_norm = norm_gain(c.width)
+        query_width, kv_width = c.heads * c.head_dim, c.kv_heads * c.head_dim
+        self.query = matrix(next(keys), (c.width, query_width), ("embed", "heads"), std=std_in)
+        self.key = matrix(next(keys), (c.width, kv_width), ("embed", "heads"), std=std_in)
+        self.value = matrix(next(keys), (c.width, kv_width), ("embed", "heads"), std=std_in)
+        self.out = matrix(next(keys), (query_width, c.width), ("heads", "embed"), std=std_residual)
         if c.qk_norm:
-            self.query_norm, self.key_norm = scale(c.head_dim), scale(c.head_dim)
-        self.mlp_norm = scale(c.width)
-        self.gate = matrix(next(keys), (c.width, c.mlp_width), ("embed", "mlp"), std=into)
-        self.up = matrix(next(keys), (c.width, c.mlp_width), ("embed", "mlp"), std=into)
-        self.down = matrix(next(keys), (c.mlp_width, c.width), ("mlp", "embed"), std=back)
+            self.query_norm, self.key_norm = norm_gain(c.head_dim), norm_gain(c.head_dim)
+        self.mlp_norm = norm_gain(c.width)
+        self.gate = matrix(next(keys), (c.width, c.mlp_width), ("embed", "mlp"), std=std_in)
+        self.up = matrix(next(keys), (c.width, c.mlp_width), ("embed", "mlp"), std=std_in)
+        self.down = matrix(next(keys), (c.mlp_width, c.width), ("mlp", "embed"), std=std_residual)
 
     def __call__(
         self, x: Float[Array, "B T D"], table: Float[Array, "2 T P"], attention: Attention
-    ) -> tuple[Float[Array, "B T D"], Any]:
-        """The layer's output, and whatever `attention` keeps (a cache when sampling)."""
-        mixed, kept = attention(*self.query_key_value(rms_norm(x, self.attention_norm[...]), table))
-        x = constrain(x + linear(mixed, self.out), "batch", None, None)
-        h = rms_norm(x, self.mlp_norm[...])
-        x = x + linear(jax.nn.silu(linear(h, self.gate)) * linear(h, self.up), self.down)
-        return constrain(x, "batch", None, None), kept
+    ) -> Float[Array, "B T D"]:
+        """The layer's output."""
+        return self.residual(x, attention(*self.query_key_value(x, table)))
 
     def query_key_value(
-        self, h: Float[Array, "B T D"], table: Float[Array, "2 T P"]
+        self, x: Float[Array, "B T D"], table: Float[Array, "2 T P"]
     ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
         """Projected, normed and rotated; what a cache of keys and values holds."""
+        h = rms_norm(x, self.attention_norm[...])
         heads = (linear(h, matrix) for matrix in (self.query, self.key, self.value))
-        q, k, v = (x.reshape(*x.shape[:2], -1, self.config.head_dim) for x in heads)
+        q, k, v = (y.reshape(*y.shape[:2], -1, self.config.head_dim) for y in heads)
         if self.config.qk_norm:
             q, k = rms_norm(q, self.query_norm[...]), rms_norm(k, self.key_norm[...])
         return rotate(q, table), rotate(k, table), v
+
+    def residual(
+        self, x: Float[Array, "B T D"], mixed: Float[Array, "B T E"]
+    ) -> Float[Array, "B T D"]:
+        """The residual stream with what attention mixed, then with the MLP's output, added."""
+        x = constrain(x + linear(mixed, self.out), "batch", None, None)
+        h = rms_norm(x, self.mlp_norm[...])
+        x = x + linear(jax.nn.silu(linear(h, self.gate)) * linear(h, self.up), self.down)
+        return constrain(x, "batch", None, None)
 
 
 class Transformer(nnx.Module):
@@ -139,40 +107,32 @@ class Transformer(nnx.Module):
         padded = -(-vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
         self.config, self.vocab_size = config, vocab_size
         std = 1 / math.sqrt(config.width)
-        self.embedding = weight(
+        self.embedding = parameter(
             embed_key, (padded, config.width), ("vocab", None), std=std, label="embedding"
         )
         self.blocks = nnx.vmap(partial(Block, config))(jax.random.split(block_key, config.layers))
-        self.final_norm = scale(config.width)
+        self.final_norm = norm_gain(config.width)
         if not config.tied_embeddings:
-            self.head = weight(
+            self.head = parameter(
                 head_key, (padded, config.width), ("vocab", None), std=std, label="embedding"
             )
 
-    def __call__(
-        self,
-        tokens: Int[Array, "B T"],
-        attention: Attention,
-        *,
-        table: Float[Array, "2 T P"] | None = None,
-        kept: Any = None,
-    ) -> tuple[Float[Array, "B T D"], Any]:
-        """Final hidden states; `attention` gets q, k, v and the layer's slice of `kept`.
-
-        What it keeps comes back stacked. `table` holds the tokens' RoPE rows if they start later.
-        """
-        c = self.config
-        x = constrain(self.embedding[...][tokens].astype(compute_dtype(c)), "batch", None, None)
-        table = jnp.asarray(rope_table(c, tokens.shape[1])) if table is None else table
+    def __call__(self, tokens: Int[Array, "B T"], attention: Attention) -> Float[Array, "B T D"]:
+        """Final hidden states."""
+        table = jnp.asarray(rope_table(self.config, tokens.shape[1]))
         graph, layers = nnx.split(self.blocks)
 
-        def layer(x: Array, inputs: tuple[Any, Any]) -> tuple[Array, Any]:
-            parameters, kept = inputs
-            return nnx.merge(graph, parameters)(x, table, partial(attention, kept=kept))
+        def layer(x: Array, parameters: Any) -> tuple[Array, None]:
+            return nnx.merge(graph, parameters)(x, table, attention), None
 
-        layer = jax.checkpoint(layer, policy=REMAT[c.remat]) if c.remat != "none" else layer
-        x, kept = jax.lax.scan(layer, x, (layers, kept), unroll=c.scan_unroll)
-        return rms_norm(x, self.final_norm[...]), kept
+        layer = remat(layer, self.config.remat)
+        x, _ = jax.lax.scan(layer, self.embed(tokens), layers, unroll=self.config.scan_unroll)
+        return rms_norm(x, self.final_norm[...])
+
+    def embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        """What enters the first layer."""
+        dtype = compute_dtype(self.config.compute_dtype)
+        return constrain(self.embedding[...][tokens].astype(dtype), "batch", None, None)
 
     def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """float32 scores over the padded vocabulary; padded ids get -1e30."""

@@ -4,7 +4,6 @@ Runs no loop and opens no file. `Learner` holds what is static; the state is pla
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -17,11 +16,12 @@ from jaxtyping import Array, Bool, Float, Int
 from .attention import attend, resolve_attention
 from .config import Config
 from .contract import Metrics, Outputs, State
-from .model import Transformer, compute_dtype
+from .model import Transformer
 from .text.settings import Packing
-from .training.axes import spec
-from .training.gradient import Sums, mean_gradient
-from .training.optim import make_optimizer, make_schedule, mirror_specs
+from .training.layers import annotation, map_parameters
+from .training.optim import make_optimizer
+from .training.precision import compute_dtype
+from .training.update import Sums, init_update, mean_gradient, update
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,16 +36,15 @@ class Learner:
     graph: Any
     """NNX graph definition; with a tree of parameters it merges to a Transformer."""
     declared: Any
-    """Abstract parameters with the facts declared beside them: axes, decay, label."""
+    """Abstract parameters and what is declared beside them: axes, decay, label."""
     optimizer: optax.GradientTransformation
-    schedule: optax.Schedule
 
 
 def make_learner(
     config: Config, vocab_size: int, bos_id: int, platform: str | None = None
 ) -> Learner:
     """Build the static parts; `auto` is resolved for a platform of JAX (None = this one)."""
-    model, dtype = config.model, str(compute_dtype(config.model, platform))
+    model, dtype = config.model, str(compute_dtype(config.model.compute_dtype, platform))
     attention = resolve_attention(
         model.attention, config.data.packing, dtype, model.head_dim, platform
     )
@@ -55,43 +54,15 @@ def make_learner(
     )
     fitting: Packing = "documents" if attention == "cudnn" else "segments"
     packing = fitting if config.data.packing == "auto" else config.data.packing
-    optimizer = make_optimizer(config.optim, facts(declared, "label"), facts(declared, "decay"))
-    schedule = make_schedule(config.optim)
-    return Learner(
-        config, vocab_size, bos_id, packing, attention, graph, declared, optimizer, schedule
-    )
-
-
-def facts(declared: Any, name: str) -> Any:
-    """One declared fact of every parameter, as a tree of plain dicts."""
-    return _map_variables(lambda variable: getattr(variable, name), declared)
-
-
-def _map_variables(fn: Callable[[nnx.Variable], Any], declared: Any) -> Any:
-    is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
-    return nnx.to_pure_dict(jax.tree.map(fn, declared, is_leaf=is_variable))
+    labels, decayed = annotation(declared, "label"), annotation(declared, "decay")
+    optimizer = make_optimizer(config.optim, labels, decayed)
+    return Learner(config, vocab_size, bos_id, packing, attention, graph, declared, optimizer)
 
 
 def init_state(learner: Learner, key: jax.Array) -> State:
     """First state; to be jitted with output shardings, so that no host holds the whole model."""
     model = Transformer(learner.config.model, learner.vocab_size, key)
-    parameters = nnx.to_pure_dict(nnx.state(model))
-    return {
-        "params": parameters,
-        "opt_state": learner.optimizer.init(parameters),
-        "step": jnp.zeros((), jnp.int32),
-        "key": key,  # base of all randomness in a step: fold_in(key, step); dropout would use it
-    }
-
-
-def state_specs(learner: Learner, abstract: State) -> Any:
-    """PartitionSpec of every array of the state, from the axes declared beside the parameters."""
-
-    def parameter_spec(variable: nnx.Variable) -> Any:
-        stacked = ("layers",) if len(variable.shape) > len(variable.axes) else ()
-        return spec(*stacked, *variable.axes)
-
-    return mirror_specs(abstract, _map_variables(parameter_spec, learner.declared))
+    return init_update(learner.optimizer, nnx.to_pure_dict(nnx.state(model)), key)
 
 
 def token_losses(
@@ -106,12 +77,11 @@ def token_losses(
     if learner.packing == "segments":
         segments = jnp.cumsum(inputs == learner.bos_id, axis=1)
 
-    def attention(q: Array, k: Array, v: Array, kept: None) -> tuple[Array, None]:
-        return attend(q, k, v, segments, learner.attention), kept
+    def attention(q: Array, k: Array, v: Array) -> Array:
+        return attend(q, k, v, segments, learner.attention)
 
     model = nnx.merge(learner.graph, nnx.State(params))
-    hidden, _ = model(inputs, attention)
-    logits = model.logits(hidden)
+    logits = model.logits(model(inputs, attention))
     normaliser = jax.nn.logsumexp(logits, axis=-1)
     # A comparison instead of a gather: it fuses, and stays local where the vocabulary is sharded.
     chosen = jnp.arange(logits.shape[-1]) == targets[..., None]
@@ -137,27 +107,14 @@ def train_step(
         return objective(learner, params, micro_batch["tokens"])
 
     means, gradient = mean_gradient(loss_fn, state["params"], batch)
-    updates, opt_state = learner.optimizer.update(gradient, state["opt_state"], state["params"])
-    # The optimizer's own count: it stands still where a step is skipped.
-    rate = learner.schedule(optax.tree.get_all_with_path(state["opt_state"], "count")[0][1])
-    metrics = means | {
-        "grad_norm": optax.tree.norm(gradient),
-        "learning_rate": learner.config.optim.learning_rate * rate,
-    }
-    if learner.config.optim.optimizer == "muon":
-        metrics["muon_learning_rate"] = learner.config.optim.muon_learning_rate * rate
-    params = optax.apply_updates(state["params"], updates)
-    return (
-        state | {"params": params, "opt_state": opt_state, "step": state["step"] + 1},
-        metrics,
-        {},
-    )
+    state, metrics = update(learner.config.optim, learner.optimizer, state, gradient, means)
+    return state, metrics, {}
 
 
 def flops_per_token(learner: Learner) -> float:
-    """Training FLOPs: 6 per weight that multiplies (not the lookup) + causal attention, halved."""
+    """Training FLOPs: 6 a parameter that multiplies (not the lookup) + causal attention, halved."""
     c = learner.config.model
-    matrices = _map_variables(
+    matrices = map_parameters(
         lambda v: math.prod(v.shape) * (v.label == "matrix"), learner.declared
     )
     head = math.prod(nnx.to_pure_dict(learner.declared)["embedding"].shape)

@@ -13,9 +13,10 @@ from .errors import UserError
 from .run_config import MeshConfig, from_dict
 from .runtime.checkpoint import Checkpoints, load
 from .runtime.sharding import make_mesh, named
-from .step import Learner, init_state, make_learner, state_specs
+from .step import Learner, init_state, make_learner
 from .text.shards import open_tokenizer, read_manifest
 from .text.tokenizer import Tokenizer
+from .training.layers import state_specs
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def open_run(run_dir: str) -> Trained:
 def abstract_params(learner: Learner, mesh: Mesh) -> Any:
     """Shapes and shardings of the parameters alone."""
     bare = jax.eval_shape(partial(init_state, learner), jax.random.key(0))
-    shardings = named(state_specs(learner, bare), mesh)
+    shardings = named(state_specs(learner.declared, bare), mesh)
     place = partial(jax.tree.map, lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s))
     return place(bare["params"], shardings["params"])
 

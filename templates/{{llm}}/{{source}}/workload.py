@@ -11,16 +11,18 @@ from jax.sharding import Mesh, NamedSharding
 
 from .config import Config
 from .contract import Beat, Section, State, Workload
-from .data import Rows, make_batches
-from .errors import UserError
+from .data import Rows
 from .evaluate import bits_per_byte, make_evaluate
+from .generate import make_artifacts
 from .runtime.distributed import barrier
-from .step import Learner, flops_per_token, init_state, make_learner, state_specs, train_step
+from .step import Learner, flops_per_token, init_state, make_learner, train_step
 from .text.prepare import prepare
 from .text.settings import DataConfig
-from .text.shards import open_split, read_manifest
+from .text.shards import open_split, open_tokenizer, read_manifest
 from .text.tokenizer import ByteTokenizer, JsonTokenizer
 from .training.axes import spec
+from .training.batches import fit_micro_batches, make_batches
+from .training.layers import state_specs
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +31,7 @@ BATCH_SPEC = spec(None, "batch", None)  # micro-batch, row, token
 
 def make_workload(config: Config, mesh: Mesh) -> Workload:
     """The language model on its prepared text, which is prepared first where it is missing."""
-    data = config.data
-    check_batch(config, mesh)
+    config, data = _with_fitting_micro_batches(config, mesh), config.data
     if jax.process_index() == 0:
         prepare(data)
     barrier("prepared")
@@ -54,16 +55,18 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
         }
         return summary, {}
 
+    tokens = make_batches(
+        rows,
+        seed=config.run.seed,
+        batch_size=data.batch_size,
+        micro_batches=config.optim.micro_batches,
+        sharding=NamedSharding(mesh, BATCH_SPEC),
+    )
     return replace(
         _on_shapes(learner, mesh),
-        batch=make_batches(
-            rows,
-            seed=config.run.seed,
-            batch_size=data.batch_size,
-            micro_batches=config.optim.micro_batches,
-            sharding=NamedSharding(mesh, BATCH_SPEC),
-        ),
+        batch=lambda cursor: {"tokens": tokens(cursor)},
         evaluate=make_evaluate(learner, heldout, mesh),
+        artifacts=make_artifacts(learner, mesh, open_tokenizer(data.prepared_dir)),
         finish=finish,
         identity={
             "tokenizer_sha256": manifest.tokenizer_sha256,
@@ -75,9 +78,14 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
 
 def make_dry_workload(config: Config, mesh: Mesh) -> Workload:
     """The language model without text: its batches are shapes, to compile for and not to run."""
-    check_batch(config, mesh)
+    config = _with_fitting_micro_batches(config, mesh)
     platform = mesh.devices.flat[0].platform
     return _on_shapes(make_learner(config, *vocabulary(config.data), platform), mesh)
+
+
+def _with_fitting_micro_batches(config: Config, mesh: Mesh) -> Config:
+    optim = fit_micro_batches(config.optim, config.data.batch_size, mesh)
+    return replace(config, optim=optim)
 
 
 def _on_shapes(learner: Learner, mesh: Mesh) -> Workload:
@@ -90,10 +98,11 @@ def _on_shapes(learner: Learner, mesh: Mesh) -> Workload:
         step=partial(train_step, learner),
         batch=lambda cursor: {"tokens": tokens},
         stride=data.batch_size,
-        specs=partial(state_specs, learner),
+        specs=partial(state_specs, learner.declared),
         rate=("tokens", tokens_per_step),
         flops_per_step=flops_per_token(learner) * tokens_per_step,
-        flops_formula="6 x weights that multiply + causal attention, halved",
+        nonfinite="skip",
+        flops_formula="6 x parameters that multiply + causal attention, halved",
     )
 
 
@@ -103,16 +112,3 @@ def vocabulary(data: DataConfig) -> tuple[int, int]:
         return data.vocab_size, 0
     found = ByteTokenizer() if data.tokenizer == "byte" else JsonTokenizer(Path(data.tokenizer))
     return found.vocab_size, found.bos_id
-
-
-def check_batch(config: Config, mesh: Mesh) -> None:
-    """Raise where a micro-batch does not divide by the devices that share it."""
-    data, optim = config.data, config.optim
-    replicas = mesh.shape["data"] * mesh.shape["fsdp"]
-    if data.batch_size % (replicas * optim.micro_batches):
-        raise UserError(
-            got=f"--data.batch-size {data.batch_size} with {replicas} x data-parallel devices and "
-            f"{optim.micro_batches} micro-batches",
-            expected=f"a multiple of {replicas * optim.micro_batches}",
-            do="change --data.batch-size, --optim.micro-batches or --mesh.data / --mesh.fsdp",
-        )

@@ -17,7 +17,8 @@ from ..cli import parse
 from ..config import PRESETS, Config, ModelConfig, validate
 from ..errors import UserError
 from ..run_config import from_dict, identity_of, option, to_dict
-from ..step import init_state, make_learner, objective, state_specs
+from ..step import init_state, make_learner, objective
+from ..training.layers import state_specs
 from .tiny import BOS, CONFIG, VOCAB
 
 GOLDEN = Path(__file__).resolve().parent / "golden" / "presets.json"
@@ -76,13 +77,6 @@ def test_golden_presets() -> None:
         assert from_dict(Config(), golden[name]) == validate(preset())
 
 
-def test_the_schedule_ends_with_the_run_unless_told_otherwise() -> None:
-    config = from_dict(Config(), {"run.steps": 70})
-    assert validate(config).optim.horizon_steps == 70
-    config = from_dict(config, {"optim.horizon_steps": 50})
-    assert validate(config).optim.horizon_steps == 50
-
-
 def test_zero_keeps_all_checkpoints() -> None:
     config = from_dict(Config(), {"run.keep_checkpoints": 0})
     assert validate(config).run == config.run
@@ -92,7 +86,7 @@ def test_zero_keeps_all_checkpoints() -> None:
 def test_preset_builds(name: str) -> None:
     config = validate(PRESETS[name]())
     learner = make_learner(config, config.data.vocab_size, 0)
-    state_specs(learner, jax.eval_shape(partial(init_state, learner), jax.random.key(0)))
+    state_specs(learner.declared, jax.eval_shape(partial(init_state, learner), jax.random.key(0)))
 
 
 def test_an_option_is_what_the_command_line_takes() -> None:
@@ -121,10 +115,8 @@ def test_what_a_resume_must_match() -> None:
         ({"model.heads": 6, "model.kv_heads": 4}, r"heads 6 .*kv-heads 4.*divide.*\[1, 2, 3, 6\]"),
         ({"model.head_dim": 7}, r"head-dim 7.*even.*choose 8"),
         ({"model.layers": 4, "model.scan_unroll": 3}, r"scan-unroll 3 with 4 layers.*divisor"),
-        ({"data.batch_size": 8, "optim.micro_batches": 3}, r"batch-size 8.*micro-batches 3"),
         ({"model.attention": "cudnn", "data.packing": "segments"}, r"cudnn.*packing at auto"),
         ({"model.kv_heads": 0}, r"--model.kv-heads 0.*at least 1"),
-        ({"run.log_every_steps": 0}, r"--log-every-steps 0.*at least 1"),
     ],
 )
 def test_settings_that_do_not_fit(changes: dict[str, object], words: str) -> None:

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from ..data import Rows, heldout_rows, heldout_windows, make_batches
+from ..data import Rows, heldout_rows, heldout_windows
 from ..errors import UserError
 from ..text.shards import Shard, Split
+from ..training.batches import make_batches
 
 BOS = 0
 LENGTHS = st.lists(st.integers(1, 40), min_size=2, max_size=12)
@@ -55,7 +56,7 @@ def batches_of(rows: Rows, *, seed: int = 0, batch_size: int = 8, micro_batches:
     make = make_batches(
         rows, seed=seed, batch_size=batch_size, micro_batches=micro_batches, sharding=on
     )
-    return lambda cursor: np.asarray(make(cursor)["tokens"])
+    return lambda cursor: np.asarray(make(cursor))
 
 
 @settings(max_examples=50, derandomize=True, deadline=None)
@@ -155,13 +156,15 @@ def test_a_process_reads_the_rows_of_its_devices_once(rows: Rows) -> None:
 
     mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), devices=jax.devices()[:8])
     counted = Counted(rows.split, rows.seq_len, rows.packing)
-    batch = make_batches(
+    batches = make_batches(
         counted,
         seed=0,
         batch_size=8,
         micro_batches=1,
         sharding=NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp"), None)),
-    )(0)["tokens"]
+    )
+    read.clear()  # the first row, for its shape
+    batch = batches(0)
     assert len(read) == len(set(read)) == 8
     assert {shard.data.shape for shard in batch.addressable_shards} == {(1, 2, 9)}
 
@@ -178,7 +181,7 @@ def test_resuming_and_threads_change_nothing(rows: Rows) -> None:
 
 
 def test_less_text_than_a_batch_is_refused(rows: Rows) -> None:
-    with pytest.raises(UserError, match=rf"{len(rows)} rows of 8 tokens(.|\n)*{len(rows) + 1}"):
+    with pytest.raises(UserError, match=rf"{len(rows)} rows to train on(.|\n)*{len(rows) + 1}"):
         batches_of(rows, batch_size=len(rows) + 1)
     assert batches_of(rows, batch_size=len(rows))(0).shape[1] == len(rows)
 

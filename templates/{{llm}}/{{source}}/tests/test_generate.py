@@ -19,7 +19,7 @@ from ..commands.evaluate import evaluate
 from ..commands.sample import sample as sample_command
 from ..config import Config
 from ..errors import UserError
-from ..generate import choose, empty_cache, generate, read
+from ..generate import choose, empty_cache, forward_cached, make_artifacts, make_generate
 from ..run_config import MeshConfig, from_dict, to_dict
 from ..runtime import loop
 from ..runtime.guards import CompileCount
@@ -36,23 +36,22 @@ LENGTH = tiny.CONFIG.data.seq_len
 def full_logits(learner: Learner, params: Any, tokens: jax.Array) -> jax.Array:
     """Of the training forward, without a cache."""
     model = nnx.merge(learner.graph, nnx.State(params))
-    hidden, _ = model(
-        jnp.asarray(tokens), lambda q, k, v, kept: (attend(q, k, v, None, "xla"), kept)
-    )
-    return model.logits(hidden)
+    return model.logits(model(jnp.asarray(tokens), lambda q, k, v: attend(q, k, v, None, "xla")))
 
 
 def test_cached_logits_equal_the_full_forward() -> None:
     learner, params = tiny.learner(), tiny.parameters()
     tokens = jnp.asarray(tiny.random_tokens(2, LENGTH))
     model = nnx.merge(learner.graph, nnx.State(params))
-    step = jax.jit(partial(read, learner))
+    step = jax.jit(partial(forward_cached, learner))
     # Twenty at once, padded with what must not be seen; the others one by one.
     padded = jnp.where(jnp.arange(LENGTH) < 20, tokens, 3)
     hidden, cache = step(params, padded, jnp.asarray(0), empty_cache(learner, rows=2))
     logits = [model.logits(hidden)[:, :20]]
-    for place in range(20, LENGTH):
-        hidden, cache = step(params, tokens[:, place : place + 1], jnp.asarray(place), cache)
+    for position in range(20, LENGTH):
+        hidden, cache = step(
+            params, tokens[:, position : position + 1], jnp.asarray(position), cache
+        )
         logits.append(model.logits(hidden))
     expected = full_logits(learner, params, tokens)
     np.testing.assert_allclose(jnp.concatenate(logits, axis=1), expected, atol=2e-5)
@@ -71,7 +70,8 @@ def test_greedy_text_is_the_argmax_of_the_full_forward_also_after_sliding(packin
         padded = jnp.array([context + [0] * (LENGTH - len(context))])
         expected.append(int(jnp.argmax(forward(params, padded)[0, len(context) - 1])))
         context.append(expected[-1])
-    tokens = generate(learner, params, [tiny.BOS, 20, 30], 0.0, 1.0, seed=0)
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    tokens = make_generate(learner, mesh, 0.0, 1.0)(params, [tiny.BOS, 20, 30], 0)
     assert list(itertools.islice(tokens, 2 * LENGTH)) == expected
 
 
@@ -114,13 +114,31 @@ def test_a_run_is_opened_on_its_own_mesh(run_config: Config) -> None:
     assert 0 < max(jax.tree.leaves(moved)) < 0.05  # two steps of AdamW from the same seed
 
 
-def test_writing_compiles_nothing_after_the_first_two_tokens(run_config: Config) -> None:
+def test_writing_compiles_twice_however_often_it_is_called(run_config: Config) -> None:
     run = open_run(run_config.run.run_dir)  # sharded, so that the cache might be too
-    tokens = generate(run.learner, run.params, [1], 1.0, 0.9, seed=0)
-    list(itertools.islice(tokens, 2))
+    generate = make_generate(run.learner, run.mesh, 1.0, 0.9)
+    first = list(itertools.islice(generate(run.params, [1], 0), 4))
     compiled = CompileCount()
-    list(itertools.islice(tokens, 60))  # slides twice
+    again = list(itertools.islice(generate(run.params, [1], 0), 60))  # slides twice
+    assert again[:4] == first
+    assert first != list(itertools.islice(generate(run.params, [1], 1), 4))
     assert compiled.count == 0
+
+
+def test_the_artifact_is_what_the_model_writes_now(run_config: Config) -> None:
+    run = open_run(run_config.run.run_dir)
+    artifacts, beats = make_artifacts(run.learner, run.mesh, run.tokenizer, chars=30), []
+    params = run.params
+    ((name, text),) = artifacts({"params": params}, lambda: beats.append(0)).items()
+    assert (name, isinstance(text, str)) == ("sample", True)
+    assert 0 < len(text) <= 30
+    assert len(beats) >= len(text) - 1
+    compiled = CompileCount()
+    assert artifacts({"params": params}, lambda: None) == {name: text}
+    other = jax.tree.map(lambda x: -x, params)
+    before = compiled.count
+    assert artifacts({"params": other}, lambda: None) != {name: text}
+    assert compiled.count == before
 
 
 def test_sample_prints_so_many_characters_and_repeats_itself(
@@ -141,7 +159,7 @@ def test_text_is_whole_characters_up_to_the_documents_end(
     run_config: Config, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokens = [97, *"€".encode(), 0xE2, 98, tiny.BOS, 99]  # 0xE2 begins a character and ends none
-    monkeypatch.setattr(generating, "generate", lambda *_: iter(tokens))
+    monkeypatch.setattr(generating, "make_generate", lambda *_: lambda *_: iter(tokens))
     assert sample_command(run_dir=run_config.run.run_dir, chars=9) == 0
     assert capsys.readouterr().out == "a€\N{REPLACEMENT CHARACTER}b\n"
     assert sample_command(run_dir=run_config.run.run_dir, chars=2) == 0

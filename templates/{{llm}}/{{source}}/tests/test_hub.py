@@ -10,15 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 from ..attention import attend
 from ..config import Config, ModelConfig, validate
 from ..errors import UserError
-from ..hub import hub_config, hub_tensors, write_safetensors, write_tokenizer
+from ..hub import hub_config, hub_tensors, write_tokenizer
 from ..step import Learner, init_state, make_learner
 from ..text.settings import DataConfig
 from ..text.tokenizer import JsonTokenizer, train_bpe
+from ..training.weights_file import write_weights
 
 QWEN = ModelConfig(layers=2, width=32, heads=4, kv_heads=2, head_dim=16, mlp_width=48)
 LLAMA = replace(
@@ -35,21 +37,6 @@ def make(model: ModelConfig) -> tuple[Learner, Any]:
         return x * jax.random.uniform(jax.random.key(x.size), x.shape, minval=0.5, maxval=1.5)
 
     return learner, jax.tree.map(noisy, params)
-
-
-def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    data = path.read_bytes()
-    start = 8 + int.from_bytes(data[:8], "little")
-    assert start % 8 == 0
-    header = json.loads(data[8:start])
-    assert header.pop("__metadata__") == {"format": "pt"}
-    tensors = {}
-    for name, entry in header.items():
-        assert entry["dtype"] == "F32"
-        begin, end = (start + offset for offset in entry["data_offsets"])
-        tensors[name] = np.frombuffer(data[begin:end], "<f4").reshape(entry["shape"])
-    assert sum(x.nbytes for x in tensors.values()) == len(data) - start
-    return tensors
 
 
 def hub_forward(config: dict[str, Any], w: dict[str, np.ndarray], ids: np.ndarray) -> np.ndarray:
@@ -118,13 +105,11 @@ def test_exported_tensors_give_the_same_logits(
     learner, params = make(model)
     config = json.loads(json.dumps(hub_config(learner)))
     assert config["architectures"] == [f"{name}ForCausalLM"]
-    write_safetensors(tmp_path / "model.safetensors", hub_tensors(learner, params))
-    tensors = read_safetensors(tmp_path / "model.safetensors")
+    write_weights(tmp_path / "model.safetensors", hub_tensors(learner, params))
+    tensors = load_file(tmp_path / "model.safetensors")
     ids = np.arange(24) * 37 % 300
     merged = nnx.merge(learner.graph, nnx.State(params))
-    hidden, _ = merged(
-        jnp.asarray(ids)[None], lambda q, k, v, kept: (attend(q, k, v, None, "xla"), kept)
-    )
+    hidden = merged(jnp.asarray(ids)[None], lambda q, k, v: attend(q, k, v, None, "xla"))
     ours = merged.logits(hidden)[0, :, :300]
     np.testing.assert_allclose(hub_forward(config, tensors, ids), ours, atol=1e-4)
 

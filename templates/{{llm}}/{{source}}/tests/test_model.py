@@ -13,8 +13,9 @@ from flax import nnx
 from .. import attention
 from ..attention import attend
 from ..config import ModelConfig
-from ..model import rms_norm, rope_table, rotate
+from ..model import rope_table, rotate
 from ..step import init_state, objective, token_losses, train_step
+from ..training.layers import rms_norm
 from . import tiny
 from .tiny import BOS, VOCAB
 
@@ -60,17 +61,17 @@ def test_scan_equals_a_loop_over_the_layers() -> None:
     @jax.jit
     def looped(parameters: Any) -> jax.Array:
         model = nnx.merge(learner.graph, nnx.State(parameters))
-        mix = lambda q, k, v: (attend(q, k, v, None, "xla"), None)  # noqa: E731
+        mix = lambda q, k, v: attend(q, k, v, None, "xla")  # noqa: E731
         x, table = model.embedding[...][TOKENS], jnp.asarray(rope_table(tiny.MODEL, 17))
         graph, layers = nnx.split(model.blocks)
         for layer in range(tiny.MODEL.layers):
-            x, _ = nnx.merge(graph, jax.tree.map(lambda w: w[layer], layers))(x, table, mix)  # noqa: B023
+            x = nnx.merge(graph, jax.tree.map(lambda w: w[layer], layers))(x, table, mix)  # noqa: B023
         return rms_norm(x, model.final_norm[...])
 
     @functools.partial(jax.jit, static_argnums=1)
     def scanned(parameters: Any, unroll: int) -> jax.Array:
         model = nnx.merge(tiny.learner(scan_unroll=unroll).graph, nnx.State(parameters))
-        return model(TOKENS, lambda q, k, v, kept: (attend(q, k, v, None, "xla"), kept))[0]
+        return model(TOKENS, lambda q, k, v: attend(q, k, v, None, "xla"))
 
     for unroll in (1, 2):
         assert_close(scanned(parameters, unroll), looped(parameters), atol=1e-5)

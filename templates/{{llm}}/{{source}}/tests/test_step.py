@@ -15,10 +15,11 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ..errors import UserError
+from ..run_config import MeshConfig
 from ..runtime.sharding import make_mesh
-from ..step import flops_per_token, objective, token_losses
+from ..step import flops_per_token, init_state, objective, token_losses, train_step
 from ..text.tokenizer import ByteTokenizer
-from ..workload import make_workload
+from ..workload import make_dry_workload, make_workload
 from . import tiny
 from .tiny import BOS, CONFIG, MODEL, SHAPE, VOCAB
 
@@ -92,14 +93,6 @@ def test_overfits_one_batch() -> None:
     np.testing.assert_array_equal(jax.random.key_data(state["key"]), jax.random.key_data(start))
 
 
-def test_the_rate_told_after_skipped_steps_is_the_rate_applied() -> None:
-    _, state, step, _ = tiny.compiled()
-    late = jax.device_put(np.int32(5), state["step"].sharding)  # five steps, none of them counted
-    _, metrics = step(state | {"step": late}, BATCHES[0])
-    warmup = 1 / (CONFIG.optim.warmup_steps + 1)
-    assert metrics["learning_rate"] == pytest.approx(CONFIG.optim.learning_rate * warmup)
-
-
 def test_flops_per_token() -> None:
     width, heads, pairs, mlp = 32, 4 * 8, 2 * 8, 64
     layer = width * (heads + 2 * pairs + heads + 3 * mlp)
@@ -152,15 +145,42 @@ def test_collectives_move_parameters_not_logits(axis: str) -> None:
     assert max(gathered) <= 384 * MODEL.width <= logits_of_a_device, "more than the embedding"
 
 
-@pytest.mark.parametrize(
-    ("rows", "micro", "mesh"), [(12, 1, {"fsdp": 8}), (8, 2, {}), (6, 1, {"tensor": 2})]
-)
-def test_batch_that_the_mesh_does_not_divide(rows: int, micro: int, mesh: dict[str, int]) -> None:
+@pytest.mark.parametrize(("rows", "mesh"), [(12, {"fsdp": 8}), (6, {"tensor": 2})])
+def test_batch_that_the_mesh_does_not_divide(rows: int, mesh: dict[str, int]) -> None:
     config = replace(
         CONFIG,
         mesh=replace(CONFIG.mesh, **mesh),
         data=replace(CONFIG.data, batch_size=rows),
-        optim=replace(CONFIG.optim, micro_batches=micro),
     )
     with pytest.raises(UserError, match=rf"(?s)--data.batch-size {rows}.*a multiple of .*change"):
         make_workload(config, make_mesh(config.mesh))
+
+
+def test_more_devices_take_fewer_micro_batches_of_the_same_batch() -> None:
+    config = replace(CONFIG, optim=replace(CONFIG.optim, micro_batches=4))
+    shapes = {
+        count: make_dry_workload(config, make_mesh(MeshConfig(), jax.devices()[:count])).batch(0)
+        for count in (4, 8)
+    }
+    assert shapes[4]["tokens"].shape == (4, 4, 33)
+    assert shapes[8]["tokens"].shape == (2, 8, 33)
+
+
+def test_the_step_is_a_function_of_plain_arrays() -> None:
+    learner = tiny.learner()
+    state = init_state(learner, jax.random.key(0))
+    after, metrics, outputs = jax.jit(functools.partial(train_step, learner))(
+        state, {"tokens": BATCHES[0]}
+    )
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    assert set(state) == {"params", "opt_state", "step", "key", "skipped"}  # as at 0.1.0
+    assert set(metrics) == {"loss", "grad_norm", "learning_rate", "skipped"}
+    assert (after["step"], after["skipped"], outputs) == (1, 0, {})
+    np.testing.assert_allclose(metrics["loss"], tiny.train(BATCHES[:1])[1][0], rtol=1e-5)
+    # A parameter that is not finite makes a loss that is not.
+    state["params"]["final_norm"] = state["params"]["final_norm"].at[0].set(np.nan)
+    after, metrics, _ = jax.jit(functools.partial(train_step, learner))(
+        state, {"tokens": BATCHES[0]}
+    )
+    assert (after["step"], after["skipped"]) == (1, 1)
+    np.testing.assert_array_equal(after["params"]["embedding"], state["params"]["embedding"])

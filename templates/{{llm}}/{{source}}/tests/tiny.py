@@ -14,7 +14,6 @@ from jax.sharding import PartitionSpec
 from ..config import Config, ModelConfig
 from ..model import Transformer
 from ..run_config import MeshConfig, RunConfig
-from ..runtime.guards import guarded_step
 from ..runtime.loop import abstract_state, initialise
 from ..runtime.sharding import make_mesh, named
 from ..step import Learner, make_learner
@@ -78,7 +77,7 @@ def compiled(optimizer: str = "adamw", sizes: tuple[int, int, int] = (1, 1, 1)) 
     with jax.set_mesh(mesh):
         abstract, shardings = abstract_state(workload, 0, mesh)
         replicated = named(PartitionSpec(), mesh)
-        fn = jax.jit(guarded_step(workload), out_shardings=(shardings, replicated, replicated))
+        fn = jax.jit(workload.step, out_shardings=(shardings, replicated, replicated))
         executable = fn.lower(abstract, batch).compile()
         state = initialise(workload, 0, shardings)
 

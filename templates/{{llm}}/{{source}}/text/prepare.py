@@ -8,8 +8,6 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-import json
-import os
 import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +17,7 @@ import numpy as np
 from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
 from ..errors import UserError
+from ..records import store
 from .corpus import Document, SplitName, find_files, is_chosen, read_documents
 from .settings import DataConfig
 from .shards import Manifest, Shard, open_tokenizer, read_manifest
@@ -89,10 +88,10 @@ def _request(config: DataConfig) -> dict[str, Any]:
     sources: str | None = None
     try:
         files = find_files(config.paths) if config.paths else {}
-        facts = "".join(f"{name}\0{path.stat().st_size}\0" for path, name in files.items())
+        listing = "".join(f"{name}\0{path.stat().st_size}\0" for path, name in files.items())
         if config.tokenizer not in ("byte", "bpe"):
-            facts += JsonTokenizer(Path(config.tokenizer)).sha256
-        sources = f"SHA-256 of names and sizes {hashlib.sha256(facts.encode()).hexdigest()}"
+            listing += JsonTokenizer(Path(config.tokenizer)).sha256
+        sources = f"SHA-256 of names and sizes {hashlib.sha256(listing.encode()).hexdigest()}"
     except UserError:
         pass
     names = ("text_field", "tokenizer", "vocab_size", "heldout_fraction")
@@ -117,10 +116,10 @@ def _make_tokenizer(config: DataConfig, share: float, begin: Callable[[str], Adv
     path = Path(config.prepared_dir) / "tokenizer.json"
     if config.tokenizer == "bpe":
         texts = _bpe_texts(config, share, begin("train BPE"))
-        _write(path, train_bpe(texts, config.vocab_size).encode())
+        store.write(path, train_bpe(texts, config.vocab_size))
     else:
         JsonTokenizer(Path(config.tokenizer))  # complain of the user's file, not of our copy
-        _write(path, Path(config.tokenizer).read_bytes())
+        store.write(path, Path(config.tokenizer).read_bytes())
     return JsonTokenizer(path)
 
 
@@ -144,8 +143,8 @@ def _write_shards(
         if source in done:
             advance(sum(document.disk_bytes for document in documents))
         else:
-            facts = _write_shard(folder / name, documents, tokenizer, manifest.dtype, advance)
-            done[source] = Shard(split=split, source_sha256=source, **facts)
+            written = _write_shard(folder / name, documents, tokenizer, manifest.dtype, advance)
+            done[source] = Shard(split=split, source_sha256=source, **written)
             manifest = dataclasses.replace(manifest, shards=tuple(done.values()))
             _write_manifest(folder, manifest)
         shards.append(done[source])
@@ -156,8 +155,13 @@ def _write_shards(
             expected="documents to train on and, chosen by hash, held-out ones",
             do="give more documents, or change --data.heldout-fraction",
         )
-    facts = {"shards": tuple(shards), "corpus_sha256": corpus.hexdigest(), "unusable": unusable}
-    manifest = dataclasses.replace(manifest, complete=True, **facts)
+    manifest = dataclasses.replace(
+        manifest,
+        complete=True,
+        shards=tuple(shards),
+        corpus_sha256=corpus.hexdigest(),
+        unusable=unusable,
+    )
     _write_manifest(folder, manifest)
     return manifest
 
@@ -213,17 +217,13 @@ def _write_shard(
 
 
 def _write_manifest(folder: Path, manifest: Manifest) -> None:
-    _write(folder / "manifest.json", json.dumps(dataclasses.asdict(manifest), indent=1).encode())
+    store.write_json(folder / "manifest.json", dataclasses.asdict(manifest))
 
 
-def _write(path: Path, data: bytes | np.ndarray) -> str:
+def _write(path: Path, content: bytes | np.ndarray) -> str:
     """Put a file in place whole or not at all -> its SHA-256."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w+b") as file:
-        file.write(data) if isinstance(data, bytes) else np.save(file, data)
-        file.flush()
-        os.fsync(file.fileno())
-        file.seek(0)
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    temporary.replace(path)
-    return sha256
+    if isinstance(content, bytes):
+        store.write(path, content)
+    else:
+        store.write(path, lambda file: np.save(file, content))
+    return store.sha256(path)

@@ -5,9 +5,7 @@ A shard is `*.tokens.npy` (documents one after the other, each begun by BOS; uin
 their text too, in `*.txt`. Writes nothing; prepare.py does.
 """
 
-import hashlib
 import itertools
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,6 +17,7 @@ import numpy as np
 from jaxtyping import Int
 
 from ..errors import UserError
+from ..records import store
 from .corpus import SplitName
 from .tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer
 
@@ -101,7 +100,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     """The manifest of a prepared folder, complete or not."""
     path = Path(folder) / "manifest.json"
     try:
-        plain = json.loads(path.read_bytes())
+        plain = store.read_json(path)
         if plain["format"] != FORMAT:
             raise ValueError(f"format {plain['format']}")
         return Manifest(**plain | {"shards": tuple(Shard(**shard) for shard in plain["shards"])})
@@ -150,9 +149,8 @@ def open_tokenizer(folder: str | Path) -> Tokenizer:
 
 def _check(path: Path, sha256: str) -> None:
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            got = f"{path.stat().st_size} bytes with SHA-256 {digest}"
+        digest = store.sha256(path)
+        got = f"{path.stat().st_size} bytes with SHA-256 {digest}"
     except OSError as error:
         digest, got = "", str(error)
     if digest != sha256:

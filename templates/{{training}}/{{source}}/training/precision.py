@@ -1,10 +1,19 @@
-"""The matrix product whose sums must not be rounded. Chooses no dtype."""
+"""The dtype of matrix products, and the product whose sums must not be rounded."""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+
+def compute_dtype(choice: str, platform: str | None = None) -> jnp.dtype:
+    """The dtype of matrix products; masters, norms, softmax and loss stay float32.
+
+    "auto" is float32 on a CPU, else bfloat16. platform: of JAX, None = the one here.
+    """
+    on_cpu = (platform or jax.default_backend()) == "cpu"
+    return jnp.dtype(("float32" if on_cpu else "bfloat16") if choice == "auto" else choice)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -23,8 +32,8 @@ def _forward(formula: str, left: Array, right: Array) -> tuple[Array, tuple[Arra
     return product(formula, left, right), (left, right)
 
 
-def _backward(formula: str, kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    left, right = kept
+def _backward(formula: str, operands: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    left, right = operands
     rounded = gradient.astype(left.dtype)
     (to_left,) = jax.linear_transpose(lambda x: jnp.einsum(formula, x, right), left)(rounded)
     (to_right,) = jax.linear_transpose(partial(jnp.einsum, formula, left), right)(rounded)

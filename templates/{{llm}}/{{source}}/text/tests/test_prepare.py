@@ -187,7 +187,7 @@ def test_a_kill_before_any_write_loses_at_most_that_write(
 def test_a_killed_process_is_gone_on_with(config: DataConfig) -> None:
     package = __package__.rpartition(".")[0]
     script = f"""
-import time, {package}.prepare as p, {package}.config as c
+import time, {package}.prepare as p, {package}.settings as c
 p.SHARD_BYTES, write = 3000, p._write_shard
 p._write_shard = lambda *args: (time.sleep(0.05), write(*args))[1]
 p.prepare(c.DataConfig(**{vars(config)!r}), show=False)

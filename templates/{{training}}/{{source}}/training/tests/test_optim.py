@@ -6,13 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
 from ...errors import UserError
 from ...runtime.sharding import is_spec
-from ..optim import make_optimizer, make_schedule, mirror_specs
+from ..layers import mirror_specs
+from ..optim import make_optimizer, make_schedule
 from ..optim_config import OptimConfig
 
 CONFIG = OptimConfig(
@@ -62,13 +62,6 @@ def test_decay_moves_exactly_what_is_marked(optimizer: str, peak: float) -> None
     assert_close(moved, {name: -rates[name] * PARAMETERS[name] for name in PARAMETERS})
 
 
-@pytest.mark.parametrize(("clip", "norm"), [(1.0, 1.0), (0.0, 40.0), (50.0, 40.0)])
-def test_clipping_bounds_the_global_norm(clip: float, norm: float) -> None:
-    gradient = jax.tree.map(lambda x: 40 * x / optax.tree.norm(PARAMETERS), PARAMETERS)
-    _, state = update(gradient, clip_norm=clip, beta1=0.75)
-    assert_close(optax.tree.norm(optax.tree.get(state, "mu")), (1 - 0.75) * norm)
-
-
 def test_muon_orthogonalises_each_matrix_and_leaves_the_rest_to_adam() -> None:
     moved, _ = update(PARAMETERS, optimizer="muon", weight_decay=0.0)
     for layer in np.asarray(moved["stack"]):
@@ -79,7 +72,7 @@ def test_muon_orthogonalises_each_matrix_and_leaves_the_rest_to_adam() -> None:
 
 
 CHANGES = dict(optimizer="adamw", learning_rate=0.02, muon_learning_rate=0.03, weight_decay=0.2)
-CHANGES |= dict(beta1=0.8, beta2=0.8, clip_norm=2.0, schedule="linear", horizon_steps=90)
+CHANGES |= dict(beta1=0.8, beta2=0.8, schedule="linear", horizon_steps=90)
 CHANGES |= dict(warmup_steps=20, cooldown_fraction=0.5, final_fraction=0.2)
 
 
@@ -95,7 +88,7 @@ def trace(config: OptimConfig) -> np.ndarray:
 
 def test_every_field_acts() -> None:
     base = replace(CONFIG, optimizer="muon", schedule="wsd")
-    assert set(CHANGES) == {field.name for field in fields(base)} - {"micro_batches"}
+    assert set(CHANGES) == {field.name for field in fields(base)} - {"micro_batches", "clip_norm"}
     before = trace(base)
     for name, value in CHANGES.items():
         assert not np.allclose(trace(replace(base, **{name: value})), before, rtol=1e-3), name
