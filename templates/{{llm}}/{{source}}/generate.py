@@ -1,4 +1,4 @@
-"""Writes text from a checkpoint, token by token, with a cache of keys and values. Trains nothing.
+"""Writes text token by token, with a cache of keys and values. Trains nothing.
 
 A context that is full slides: its last half is read again and writing goes on after it.
 """
@@ -16,37 +16,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from .contract import Artifact, Beat, State
-from .errors import UserError
 from .model import rope_table
 from .step import Learner
 from .text.tokenizer import Tokenizer
-from .trained import open_run
 from .training.attention import masked_attention
 from .training.layers import rms_norm
 from .training.precision import compute_dtype
 
 type Cache = tuple[Float[Array, "L B S K H"], Float[Array, "L B S K H"]]
 """Keys and values of every layer at each of the S positions of a context."""
-
-
-def sample(
-    run_dir: str, *, prompt: str, chars: int, temperature: float, top_p: float, seed: int
-) -> None:
-    """Print the prompt and what follows: `chars` characters, fewer where the document ends."""
-    if not (chars >= 0 and temperature >= 0 and 0 < top_p <= 1):
-        raise UserError(
-            got=f"--chars {chars} --temperature {temperature} --top-p {top_p}",
-            expected="chars >= 0, temperature >= 0, 0 < top-p <= 1",
-            do="temperature 0 always takes the likeliest token; top-p 1 allows every token",
-        )
-    run = open_run(run_dir)
-    generate = make_generate(run.learner, run.mesh, temperature, top_p)
-    start = [run.learner.bos_id, *map(int, run.tokenizer.encode_batch([prompt])[0])]
-    tokens = generate(run.params, start, seed)
-    print(prompt, end="", flush=True)
-    for text in decode_stream(tokens, run.tokenizer, chars):
-        print(text, end="", flush=True)
-    print()
 
 
 def make_artifacts(

@@ -19,8 +19,7 @@ def bench(*, config: Settings, timed_steps: int = 20) -> int:
 
     from ..records import hardware
     from ..records.report import format_summary
-    from ..runtime import timing
-    from ..runtime.compiled import compile_step, memory_parts
+    from ..runtime import cost
     from ..runtime.sharding import make_mesh
     from ..runtime.start import start
     from ..workload import make_workload
@@ -29,17 +28,17 @@ def bench(*, config: Settings, timed_steps: int = 20) -> int:
     start()
     mesh = make_mesh(config.mesh)
     workload = make_workload(config, mesh)
-    input_s = timing.time_input(workload, timed_steps)
+    input_s = cost.time_input(workload, timed_steps)
     began_s = time.perf_counter()
-    compiled = compile_step(workload, config.run.seed, mesh)
+    compiled = cost.compile_step(workload, config.run.seed, mesh)
     compile_s = time.perf_counter() - began_s
-    before_s = timing.time_bare(workload, compiled, config.run.seed, mesh, timed_steps)
-    loop_s = timing.time_loop(workload, config, mesh, timed_steps)
-    after_s = timing.time_bare(workload, compiled, config.run.seed, mesh, timed_steps)
+    before_s = cost.time_bare(workload, compiled, config.run.seed, mesh, timed_steps)
+    loop_s = cost.time_loop(workload, config, mesh, timed_steps)
+    after_s = cost.time_bare(workload, compiled, config.run.seed, mesh, timed_steps)
     bare_s = (before_s + after_s) / 2
     device, (name, units) = jax.devices()[0], workload.rate
     flops, memory = workload.flops_per_step or math.nan, device.memory_stats() or {}
-    facts = {
+    figures = {
         "devices": f"{jax.device_count()} x {device.device_kind}, jax {jax.__version__}",
         "compile_s": compile_s,
         "step_ms": 1e3 * bare_s,
@@ -50,9 +49,9 @@ def bench(*, config: Settings, timed_steps: int = 20) -> int:
         "loop_overhead_fraction": loop_s / bare_s - 1,
         "input": f"{units / input_s:,.0f} {name}/s, {bare_s / input_s:.0f} times the step's rate",
         "peak_memory_bytes": memory.get(
-            "peak_bytes_in_use", memory_parts(compiled)["memory_bytes"]
+            "peak_bytes_in_use", cost.memory_parts(compiled)["memory_bytes"]
         ),
     }
-    print(format_summary(facts))
+    print(format_summary(figures))
     print(json.dumps(to_dict(config)))
     return Exit.DONE

@@ -9,13 +9,11 @@ def evaluate(*, run_dir: str = "runs/demo") -> int:
 
     from ..evaluate import bits_per_byte
     from ..records.report import format_summary
-    from ..runtime.distributed import start_processes
-    from ..runtime.host_memory import keep_freed_memory
+    from ..runtime.start import start
     from ..text.shards import open_split, read_manifest
     from ..trained import open_run
 
-    keep_freed_memory()
-    start_processes()
+    start()
     run = open_run(run_dir)
     folder = run.learner.config.data.prepared_dir
     text, heldout = read_manifest(folder), open_split(folder, "heldout")

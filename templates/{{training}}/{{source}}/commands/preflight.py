@@ -22,17 +22,18 @@ def preflight(*, config: Settings, topology: str = "local") -> int:
 
     from ..records.hardware import peaks
     from ..records.report import format_summary
-    from ..runtime import compiled
+    from ..runtime import cost
+    from ..runtime.compiled import abstract_state
     from ..runtime.sharding import make_mesh
     from ..workload import make_dry_workload
 
     config = validate(config)
-    devices = compiled.find_devices(topology)
+    devices = cost.find_devices(topology)
     mesh = make_mesh(config.mesh, devices)
     workload = make_dry_workload(config, mesh)
-    state, _ = compiled.abstract_state(workload, config.run.seed, mesh)
+    state, _ = abstract_state(workload, config.run.seed, mesh)
     (name, units), flops = workload.rate, workload.flops_per_step or math.nan
-    facts: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "devices": f"{len(devices)} x {devices[0].device_kind} ({topology})",
         "mesh": ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items()),
         "parameters": sum(x.size for x in jax.tree.leaves(state["params"])),
@@ -40,22 +41,22 @@ def preflight(*, config: Settings, topology: str = "local") -> int:
         f"({workload.flops_formula})",
     }
     if (chip := peaks(devices[0].device_kind)) is not None:
-        facts["step_at_peak_ms"] = 1e3 * flops / (len(devices) * chip.bf16_flops)
+        figures["step_at_peak_ms"] = 1e3 * flops / (len(devices) * chip.bf16_flops)
     began_s = time.monotonic()
     try:
-        step = compiled.compile_step(workload, config.run.seed, mesh)
+        step = cost.compile_step(workload, config.run.seed, mesh)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        facts["compiler"], fits = str(error).splitlines()[0], False
+        figures["compiler"], fits = str(error).splitlines()[0], False
     else:
-        facts["compile_s"] = time.monotonic() - began_s
-        counts = compiled.count_collectives(step).items()
-        facts["collectives"] = ", ".join(f"{n} {kind}" for kind, n in counts) or "none"
-        limit = compiled.memory_limit(devices[0])
-        facts |= compiled.memory_parts(step) | {"memory_limit_bytes": limit}
-        fits = limit is None or facts["memory_bytes"] <= limit
-    print(format_summary(facts))
+        figures["compile_s"] = time.monotonic() - began_s
+        counts = cost.count_collectives(step).items()
+        figures["collectives"] = ", ".join(f"{n} {kind}" for kind, n in counts) or "none"
+        limit = cost.memory_limit(devices[0])
+        figures |= cost.memory_parts(step) | {"memory_limit_bytes": limit}
+        fits = limit is None or figures["memory_bytes"] <= limit
+    print(format_summary(figures))
     print("fits" if fits else "does not fit; what to change:")
     if not fits:
         print("\n".join(f"  {change}" for change in changes(config, dict(mesh.shape))))

@@ -27,10 +27,11 @@ class Rows(Protocol):
 
 
 def fit_micro_batches(optim: OptimConfig, batch_size: int, mesh: Mesh) -> OptimConfig:
-    """The settings with at most the micro-batches asked for, so that each fills all replicas.
+    """The settings with as many micro-batches as fill all replicas: those asked for, or more.
 
-    A batch that does not divide by the data-parallel replicas is refused; a number of micro-batches
-    is not, since another number of hosts with the same batch is the same training.
+    More, so that a device holds no more rows at a time than was asked for. A batch that does not
+    divide by the data-parallel replicas is refused; a number of micro-batches is not, since another
+    number of hosts with the same batch is the same training.
     """
     replicas = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch_size % replicas:
@@ -40,9 +41,9 @@ def fit_micro_batches(optim: OptimConfig, batch_size: int, mesh: Mesh) -> OptimC
             do="change --data.batch-size, or --mesh.data and --mesh.fsdp",
         )
     asked, rows = optim.micro_batches, batch_size // replicas
-    fitting = max(count for count in range(1, asked + 1) if rows % count == 0)
+    fitting = next(count for count in range(min(asked, rows), rows + 1) if rows % count == 0)
     if fitting != asked and jax.process_index() == 0:
-        log.info("%d micro-batches, not %d: %d rows a device", fitting, asked, rows)
+        log.info("%d micro-batches, not %d: of %d rows a device", fitting, asked, rows // fitting)
     return replace(optim, micro_batches=fitting)
 
 

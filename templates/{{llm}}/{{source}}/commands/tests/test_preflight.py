@@ -10,8 +10,8 @@ import pytest
 
 from ...errors import Exit, UserError
 from ...run_config import MeshConfig
-from ...runtime import compiled
-from ...runtime.loop import abstract_state
+from ...runtime import cost
+from ...runtime.compiled import abstract_state
 from ...runtime.sharding import make_mesh
 from ...step import make_learner
 from ...tests import tiny
@@ -29,7 +29,7 @@ CONFIG = replace(
 @pytest.fixture(scope="module")
 def step() -> Any:
     mesh = make_mesh(CONFIG.mesh)
-    return compiled.compile_step(make_dry_workload(CONFIG, mesh), 0, mesh)
+    return cost.compile_step(make_dry_workload(CONFIG, mesh), 0, mesh)
 
 
 def test_memory_is_the_states_and_the_sharding_shows(step: Any) -> None:
@@ -38,8 +38,8 @@ def test_memory_is_the_states_and_the_sharding_shows(step: Any) -> None:
     state, _ = abstract_state(workload, 0, mesh)
     arrays = jax.tree.leaves((state, workload.batch(0)))
     needed = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in arrays)
-    assert compiled.memory_parts(step)["memory_state_bytes"] == pytest.approx(needed, rel=0.05)
-    counts = compiled.count_collectives(step)
+    assert cost.memory_parts(step)["memory_state_bytes"] == pytest.approx(needed, rel=0.05)
+    counts = cost.count_collectives(step)
     assert counts["all-gather"] > 0  # parameters
     assert counts["all-reduce"] + counts["reduce-scatter"] > 0  # gradients
 
@@ -47,18 +47,18 @@ def test_memory_is_the_states_and_the_sharding_shows(step: Any) -> None:
 def test_one_device_talks_to_nobody() -> None:
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     workload = make_dry_workload(CONFIG, mesh)
-    assert not compiled.count_collectives(compiled.compile_step(workload, 0, mesh))
+    assert not cost.count_collectives(cost.compile_step(workload, 0, mesh))
 
 
 def test_the_command_says_what_fits_and_what_to_change(
     step: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(compiled, "compile_step", lambda *_: step)
+    monkeypatch.setattr(cost, "compile_step", lambda *_: step)
     assert preflight(config=CONFIG) == Exit.DONE
     shown = capsys.readouterr().out
     assert shown.endswith("fits\n")
     assert "mesh              data 2, fsdp 4, tensor 1" in shown
-    monkeypatch.setattr(compiled, "memory_limit", lambda device: 1e4)
+    monkeypatch.setattr(cost, "memory_limit", lambda device: 1e4)
     assert preflight(config=CONFIG) == Exit.USER
     shown = capsys.readouterr().out
     assert "does not fit" in shown
@@ -81,7 +81,7 @@ def test_vocabulary_without_prepared_text() -> None:
 def test_a_topology_without_libtpu_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="--extra tpu"):
-        compiled.find_devices("v5e:2x2")
+        cost.find_devices("v5e:2x2")
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="the extra `tpu` is not here")
@@ -95,4 +95,4 @@ def test_a_tpu_without_a_tpu(
     )
     assert "4 x TPU v5 lite (v5e:2x2)" in capsys.readouterr().out
     with pytest.raises(UserError, match="v5e:3x3"):
-        compiled.find_devices("v5e:3x3")
+        cost.find_devices("v5e:3x3")

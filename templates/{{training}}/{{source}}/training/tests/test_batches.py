@@ -37,7 +37,15 @@ def test_a_row_is_any_tree_of_arrays() -> None:
 
 @pytest.mark.parametrize(
     ("rows", "asked", "replicas", "fitting"),
-    [(16, 4, 1, 4), (16, 4, 4, 4), (16, 4, 8, 2), (24, 4, 8, 3), (8, 4, 8, 1), (56, 6, 8, 1)],
+    [
+        (16, 4, 1, 4),
+        (16, 4, 4, 4),
+        (16, 4, 8, 2),
+        (24, 4, 8, 3),
+        (8, 4, 8, 1),
+        (56, 6, 8, 7),
+        (80, 6, 8, 10),
+    ],
 )
 def test_micro_batches_follow_the_replicas(
     rows: int, asked: int, replicas: int, fitting: int, caplog: pytest.LogCaptureFixture

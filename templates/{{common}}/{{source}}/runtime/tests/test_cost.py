@@ -7,7 +7,8 @@ import jax
 import pytest
 
 from ...run_config import MeshConfig
-from ..compiled import abstract_state, compile_step, count_collectives, memory_parts
+from ..compiled import abstract_state
+from ..cost import compile_step, count_collectives, memory_parts
 from ..sharding import make_mesh
 from .test_loop import config_of
 from .workloads import CHAINS, CHUNK, DIM, sampler
