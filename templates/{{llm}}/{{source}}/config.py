@@ -93,6 +93,7 @@ def demo() -> Config:
             steps=1500,
             log_every_steps=20,
             eval_every_steps=400,
+            artifacts_every_steps=400,
             save_every_steps=400,
         ),
         optim=OptimConfig(
@@ -123,7 +124,11 @@ def gpt2_124m() -> Config:
     """
     return Config(
         run=RunConfig(
-            run_dir="runs/gpt2-124m", steps=3600, eval_every_steps=250, save_every_steps=500
+            run_dir="runs/gpt2-124m",
+            steps=3600,
+            eval_every_steps=250,
+            artifacts_every_steps=500,
+            save_every_steps=500,
         ),
         optim=OptimConfig(
             learning_rate=1.8e-3,

@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 
 def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     """Run to `config.run.steps` or `workload.done`, from the newest sound checkpoint on."""
-    settings: RunConfig = config.run
-    run_dir = Path(settings.run_dir)
+    run_config: RunConfig = config.run
+    run_dir = Path(run_config.run_dir)
     clock, compilations = telemetry.Clock(), CompileCount()
     about = {
         "identity": identity_of(config) | workload.identity,
@@ -41,18 +41,18 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     }
 
     # ---- the state: restored or initialised, each device making only its own shards ----
-    abstract, shardings = abstract_state(workload, settings.seed, mesh)
-    checkpoints = Checkpoints(run_dir / "checkpoints", settings.keep_checkpoints)
+    abstract, shardings = abstract_state(workload, run_config.seed, mesh)
+    checkpoints = Checkpoints(run_dir / "checkpoints", run_config.keep_checkpoints)
     with jax.set_mesh(mesh), clock.measure("restore"):
         defaults = identity_of(type(config)())
         restored = checkpoints.restore(abstract, about["identity"], defaults)
-        state, manifest = restored or (initialise(workload, settings.seed, shardings), {})
+        state, manifest = restored or (initialise(workload, run_config.seed, shardings), {})
     first, cursor = int(state["step"]), manifest.get("cursor", 0)
     newest: dict[str, float] = manifest.get("newest", {})
     # Asked again, because the aim may have changed since.
     finished = manifest.get("finished", False) and _is_done(workload, newest)
     # A run that was stopped between its last save and its report goes through to write that.
-    if (finished or first >= settings.steps) and all_agree(reported(run_dir, first)):
+    if (finished or first >= run_config.steps) and all_agree(reported(run_dir, first)):
         do = "it has reached its aim" if finished else "raise --steps to go on"
         log.info("nothing to do: %s is at step %d; %s", run_dir, first, do)
         return Exit.DONE
@@ -70,7 +70,7 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     # ---- the step, compiled once ----
     step_fn = jit_step(workload, shardings, mesh)
     one_compilation = OneCompilation(compilations)
-    finite = FiniteCheck(workload, settings.max_skipped_steps, state)
+    finite = FiniteCheck(workload, run_config.max_skipped_steps, state)
 
     def settle(step: int, metrics: Metrics, outputs: Outputs) -> dict[str, float]:
         """Wait for a step's metrics and judge them; what a skipped step gave out is dropped."""
@@ -92,10 +92,10 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
         stack.enter_context(jax.set_mesh(mesh))
         stack.callback(recorder.close)
         stack.callback(checkpoints.wait)
-        batches = stack.enter_context(Prefetch(workload, cursor, settings.prefetch_workers))
-        watch = stack.enter_context(closing(Watch(settings.hang_timeout_s)))
+        batches = stack.enter_context(Prefetch(workload, cursor, run_config.prefetch_workers))
+        watch = stack.enter_context(closing(Watch(run_config.hang_timeout_s)))
         with StopRequest().listening() as stop:
-            for step in range(first + 1, 1 + (first if finished else settings.steps)):
+            for step in range(first + 1, 1 + (first if finished else run_config.steps)):
                 clock.enter("data_wait")
                 batch = batches.take()
                 clock.enter("compile" if step == first + 1 else "step")
@@ -109,10 +109,10 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
                 pending = (step, metrics, outputs)
 
                 code = stop.decide(step)
-                at_end = step == settings.steps
-                saving = _due(step, settings.save_every_steps) or at_end or code is not None
-                evaluating = _due(step, settings.eval_every_steps) or at_end
-                showing = _due(step, settings.artifacts_every_steps) or at_end
+                at_end = step == run_config.steps
+                saving = _due(step, run_config.save_every_steps) or at_end or code is not None
+                evaluating = _due(step, run_config.eval_every_steps) or at_end
+                showing = _due(step, run_config.artifacts_every_steps) or at_end
                 if not (saving or evaluating or showing or step == first + 1):
                     continue
                 values, pending = settle(*pending), None
@@ -152,7 +152,7 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
                 "checkpoint that was saved",
             )
         if code is not None:
-            over = finished or step == settings.steps
+            over = finished or step == run_config.steps
             next_run = "writes the report" if over else "goes on from there"
             log.warning("saved at step %d; the same command %s", step, next_run)
             return code
