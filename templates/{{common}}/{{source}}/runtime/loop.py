@@ -43,9 +43,10 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     # ---- the state: restored or initialised, each device making only its own shards ----
     abstract, shardings = abstract_state(workload, run_config.seed, mesh)
     checkpoints = Checkpoints(run_dir / "checkpoints", run_config.keep_checkpoints)
-    with jax.set_mesh(mesh), clock.measure("restore"):
-        defaults = identity_of(type(config)())
-        restored = checkpoints.restore(abstract, about["identity"], defaults)
+    with jax.set_mesh(mesh):
+        with clock.measure("restore"):
+            defaults = identity_of(type(config)())
+            restored = checkpoints.restore(abstract, about["identity"], defaults)
         state, manifest = restored or (initialise(workload, run_config.seed, shardings), {})
     first, cursor = int(state["step"]), manifest.get("cursor", 0)
     newest: dict[str, float] = manifest.get("newest", {})
