@@ -30,9 +30,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     ours.setLevel(logging.INFO)
     ours.propagate = False  # libraries add handlers to the root logger
     if logging.lastResort:
-        logging.lastResort.setLevel(logging.INFO)  # Python's plain handler, to today's stderr
+        logging.lastResort.setLevel(logging.INFO)  # Python's default handler, on stderr
         ours.addHandler(logging.lastResort)
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax: its verdicts are ours to report
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax's errors are reported by us
     code, reason = run(sys.argv[1:] if argv is None else list(argv))
     if reason and "jax" in sys.modules:
         from .runtime.distributed import end_together
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run(argv: list[str]) -> tuple[int, str]:
-    """Exit code of a command line, and what went wrong, which is on the screen already."""
+    """Exit code of a command line, and the reason of a failure, which has been printed."""
     try:
         return parse(argv)(), ""
     except UserError as error:
@@ -92,7 +92,7 @@ def parse(argv: list[str]) -> functools.partial[int]:
 
 @functools.cache
 def find_commands() -> dict[str, Callable[..., int]]:
-    """Command -> its function: every module of `commands` holds the one that bears its name."""
+    """Command -> its function, which has the name of its module in `commands`."""
     names = sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
     modules = {
         n: importlib.import_module(f"{commands.__name__}.{n}") for n in names if n != "tests"
@@ -101,7 +101,7 @@ def find_commands() -> dict[str, Callable[..., int]]:
 
 
 def _binder(command: functools.partial[int]) -> Callable[..., functools.partial[int]]:
-    """The same signature, but the call is put off until the settings are parsed."""
+    """A function of the same signature that returns the call with its settings bound."""
 
     @functools.wraps(command.func)
     def bind(**settings: object) -> functools.partial[int]:

@@ -1,4 +1,4 @@
-"""Tests run on eight devices made of the CPU, and the annotations of the package are checked."""
+"""Test settings: eight CPU devices, and annotations of the package checked at run time."""
 
 import os
 from pathlib import Path
@@ -14,11 +14,11 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiles in half
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's warnings
 
-# As Python's typing has it, an int will do where a float is asked for.
+# Accept an int for a float, as PEP 484 does.
 typecheck = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
 
-# Shapes and dtypes of annotations hold at every call. Only the package's own modules: a hook on the
-# tests would take pytest's rewriting of their asserts away.
+# Check shapes and dtypes of annotations at every call, but not in the tests: a hook there would
+# disable pytest's rewriting of asserts.
 _folder = Path(__file__).parent
 _modules = [path.relative_to(_folder).with_suffix("") for path in _folder.rglob("*.py")]
 install_import_hook(
@@ -28,6 +28,6 @@ install_import_hook(
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep what takes long to compile for the next session; `pytest --cache-clear` forgets it."""
+    """Keep compiled programs for the next session; `pytest --cache-clear` deletes them."""
     if hasattr(config, "cache"):
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))

@@ -25,16 +25,16 @@ type Section = str | dict[str, Any]
 
 
 class Sink(Protocol):
-    """Where outputs go, in step with the checkpoints: after any kill no gap and no duplicate."""
+    """Stores outputs; after a kill and a resume they have no gap and no duplicate."""
 
     def add(self, step: int, outputs: Outputs) -> None:
-        """Take what a step gave out; steps come in order, skipped ones not at all."""
+        """Take the outputs of a step. Steps come in order; skipped steps are left out."""
 
     def write(self, step: int) -> None:
         """Begin to write all that was added, up to `step`; returns at once."""
 
     def durable(self) -> None:
-        """Return when all that was begun is on disk, else raise; called from another thread."""
+        """Wait until all writes are on disk; raises if one failed. Called from another thread."""
 
     def cut(self, step: int) -> None:
         """Forget everything beyond `step`; called by every process before the first `add`."""
@@ -76,7 +76,7 @@ class Workload:
     evaluate: Callable[[State, Beat], dict[str, float]] | None = None
     """Held-out metrics."""
     artifacts: Callable[[State, Beat], dict[str, Artifact]] | None = None
-    """Name -> a picture or text of how far the run is."""
+    """Name -> an image or a text that shows the progress of the run."""
     finish: Callable[[State, Beat], tuple[dict[str, Any], dict[str, Section]]] | None = None
     """What the run summary says beyond the loop's own figures, and sections of the report."""
     sink: Callable[[Path], Sink] | None = None

@@ -1,4 +1,4 @@
-"""How a run ends: the exit codes and the one error that a user can repair. Handles nothing."""
+"""Exit codes, and the error for a mistake of the user. Handles nothing."""
 
 import enum
 

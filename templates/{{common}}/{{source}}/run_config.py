@@ -15,32 +15,32 @@ from .errors import UserError
 def identity(default: Any) -> Any:
     """A field that defines the run: a resume with another value is refused.
 
-    One that is added later must by default do what runs did before it: that is taken for what an
-    older checkpoint was trained with.
+    The default of a field that is added later must keep the earlier behaviour: a checkpoint without
+    the field is taken to have been trained with that default.
     """
     return dataclasses.field(default=default, metadata={"identity": True})
 
 
-# Identity fields that were removed -> the value that the code without them stands for.
+# Removed identity fields -> the value that the code without them implements.
 RETIRED: dict[str, Any] = {}
-# How a launcher tells each process of a job about it.
-TRIO = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+# The variables by which a launcher describes the job to each of its processes.
+JOB_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Where a run lives, how long it goes on and how often it speaks."""
+    """Folder, length and intervals of a run."""
 
     run_dir: str = "runs/default"  # config, metrics, checkpoints, plots and report go here
-    steps: int = 1000  # stop at this step; a finished run goes on with a larger number
+    steps: int = 1000  # stop at this step; a larger number continues a finished run
     seed: int = identity(0)  # the only source of randomness: initial values, data order, noise
     log_every_steps: int = 10  # a line in metrics.jsonl; its loss is the mean of these steps
     eval_every_steps: int = 100  # held-out evaluation; 0 = only at the end
     save_every_steps: int = 100  # asynchronous checkpoint; 0 = only at the end
-    artifacts_every_steps: int = 0  # pictures or texts of how far it is; 0 = only at the end
+    artifacts_every_steps: int = 0  # images or text of the progress; 0 = only at the end
     keep_checkpoints: int = 2  # the newest; an older one goes when a newer is written; 0 = all
     max_skipped_steps: int = 10  # stop after so many non-finite steps in a row
-    hang_timeout_s: float = 1800.0  # exit 43 when nothing gets done for longer; 0 = off
+    hang_timeout_s: float = 1800.0  # exit 43 after so long without progress; 0 = off
     prefetch_workers: int = 1  # threads that make batches ahead of need
     profile_at_step: int = 0  # write a profiler trace from this step on; 0 = off
     profile_steps: int = 3  # length of that trace
@@ -53,20 +53,20 @@ class MeshConfig:
 
     data: int = -1  # replicas of the model; -1 = all devices that the other axes leave
     fsdp: int = 1  # replicas that share parameters and optimizer state
-    tensor: int = 1  # splits heads, feed-forward and vocabulary
+    tensor: int = 1  # splits the matrices of each layer
 
 
-def trio() -> tuple[str, int, int] | None:
-    """Address, process count and own index of a job of which the environment tells; or None."""
-    given = {name: os.environ[name] for name in TRIO if name in os.environ}
+def job_variables() -> tuple[str, int, int] | None:
+    """Coordinator address, process count and process index from the environment, or None."""
+    given = {name: os.environ[name] for name in JOB_VARIABLES if name in os.environ}
     if not given:
         return None
-    address, count, index = (given.get(name, "") for name in TRIO)
+    address, count, index = (given.get(name, "") for name in JOB_VARIABLES)
     numbers = count.isdecimal() and index.isdecimal() and int(index) < int(count)
     if not (numbers and re.fullmatch(r"(\[.+\]|[^:/]+):\d+", address)):
         raise UserError(
             got=" ".join(f"{name}={value}" for name, value in given.items()),
-            expected=f"all of {', '.join(TRIO)}: host:port of process 0, the number of processes, "
+            expected=f"all of {', '.join(JOB_VARIABLES)}: host:port of process 0, the number of processes, "
             "and this one's, from 0 to that number - 1",
             do="correct them in every process, or unset all three",
         )
@@ -74,7 +74,7 @@ def trio() -> tuple[str, int, int] | None:
 
 
 def option(name: str, value: Any) -> str:
-    """A setting as the command line says it: `run.steps`, 20 -> `--steps 20`."""
+    """A setting as a command-line option: `run.steps`, 20 -> `--steps 20`."""
     words = name.removeprefix("run.").replace("_", "-")
     if isinstance(value, bool):
         before, dot, last = words.rpartition(".")

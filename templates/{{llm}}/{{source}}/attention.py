@@ -1,4 +1,4 @@
-"""Causal attention behind one function, whatever kernel the platform has. Knows no parameters.
+"""Causal attention behind one function, with the kernel of the platform. Has no parameters.
 
 Letters: B rows, T queries, S keys, N query heads, K key-value heads, G = N / K, H head_dim.
 """

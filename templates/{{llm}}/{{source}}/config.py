@@ -118,9 +118,9 @@ def demo() -> Config:
 
 
 def gpt2_124m() -> Config:
-    """GPT-2 small's size in today's shape (6 heads of 128: faster than 12 of 64).
+    """The size of GPT-2 small in the shape of Llama (6 heads of 128 are faster than 12 of 64).
 
-    1.9e9 tokens, meant for one 80 GB GPU and --data.paths of your own: far more than the default.
+    1.9e9 tokens, for one 80 GB GPU. The default corpus has far fewer: set --data.paths.
     """
     return Config(
         run=RunConfig(

@@ -17,7 +17,7 @@ class Rows:
 
     def __init__(self, split: Split, seq_len: int, packing: Packing) -> None:
         self.split, self.seq_len, self.packing = split, seq_len, packing
-        # Segments are the pieces of the whole stream, as if it were one document.
+        # With segments, rows are pieces of the whole stream, as if it were one document.
         self.starts = (
             split.document_starts if packing == "documents" else split.shard_starts[[0, -1]]
         )

@@ -1,6 +1,6 @@
 """Writes text token by token, with a cache of keys and values. Trains nothing.
 
-A context that is full slides: its last half is read again and writing goes on after it.
+When the context is full, its last half becomes the new context.
 """
 
 import itertools
@@ -51,7 +51,7 @@ def decode_stream(tokens: Iterator[int], tokenizer: Tokenizer, chars: int) -> It
         if token == tokenizer.bos_id or len(shown) == chars:
             return
         seen.append(token)
-        # All of it each time: a character may take several tokens, and is U+FFFD until the last.
+        # Decode all of it: a character may take several tokens, and is U+FFFD until the last one.
         text = tokenizer.decode(seen).rstrip("\N{REPLACEMENT CHARACTER}")[:chars]
         yield text[len(shown) :]
         shown = text

@@ -1,6 +1,6 @@
 """Writes a checkpoint as other tools read it: a Qwen3 or Llama folder of the Hugging Face Hub.
 
-One process with all parameters; float32. Training's own parts (z-loss, segments) stay behind.
+Writes float32 from one process with all parameters. Does not write what only training uses.
 """
 
 import json
@@ -18,7 +18,7 @@ from .text.tokenizer import ByteTokenizer
 from .trained import open_run
 from .training.weights_file import write_weights
 
-# Names of a layer there. Matrices are stored as (out, in) there, as (in, out) here.
+# Our name -> the Hub's. The Hub stores matrices as (out, in), this project as (in, out).
 NAMES = {
     "attention_norm": "input_layernorm",
     "query": "self_attn.q_proj",
@@ -35,7 +35,7 @@ NAMES = {
 
 
 def export(run_dir: str, to: str) -> None:
-    """Write model.safetensors, config.json and, but for bytes, the tokenizer to the folder `to`."""
+    """Write model.safetensors, config.json and, unless it is `byte`, the tokenizer to `to`."""
     run, folder = open_run(run_dir), Path(to)
     config = hub_config(run.learner)
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def hub_config(learner: Learner) -> dict[str, Any]:
 
 
 def hub_tensors(learner: Learner, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Parameters under their names there, without the rows that pad the vocabulary."""
+    """Parameters under the names of the Hub, without the rows that pad the vocabulary."""
     tables = {"embedding": "model.embed_tokens", "head": "lm_head"}
     tensors = {
         f"{name}.weight": np.asarray(params[ours])[: learner.vocab_size]
@@ -98,7 +98,7 @@ def hub_tensors(learner: Learner, params: Mapping[str, Any]) -> dict[str, np.nda
 
 
 def write_tokenizer(folder: Path, own: Path, bos_id: int) -> None:
-    """tokenizer.json, which begins a text with BOS as training does, and what names its BOS."""
+    """Write tokenizer.json, which puts BOS first as training does, and tokenizer_config.json."""
     inner = Tokenizer.from_file(str(own))
     bos = inner.id_to_token(bos_id)
     if inner.post_processor is None:

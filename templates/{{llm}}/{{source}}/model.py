@@ -20,14 +20,14 @@ from .training.axes import constrain
 from .training.layers import linear, norm_gain, parameter, remat, rms_norm
 from .training.precision import compute_dtype, product
 
-VOCAB_MULTIPLE = 128  # matrix units want a multiple of this; the ids beyond are never produced
+VOCAB_MULTIPLE = 128  # matrix units need a multiple of this; padding ids are never produced
 
 type Attention = Callable[[Array, Array, Array], Array]
 """(q, k, v) -> mixed values (B, T, N * H)."""
 
 
 def rope_table(config: ModelConfig, length: int) -> Float[np.ndarray, "2 T P"]:
-    """Cosines and sines of RoPE (arXiv:2104.09864); a constant, since XLA recomputes fused ones.
+    """Cosines and sines of RoPE (arXiv:2104.09864), as a constant: XLA would recompute them.
 
     rope_factor > 1 stretches low frequencies as Llama 3.1 does.
     """

@@ -26,7 +26,7 @@ from .training.update import Sums, init_update, mean_gradient, update
 
 @dataclass(frozen=True, eq=False)
 class Learner:
-    """What a step needs beside the state and the batch; made once, never changed."""
+    """The static arguments of a step: what it needs beside the state and the batch."""
 
     config: Config
     vocab_size: int

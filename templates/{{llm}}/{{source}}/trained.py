@@ -33,7 +33,7 @@ def open_run(run_dir: str) -> Trained:
     config, identity = saved.config, saved.manifest["identity"]
     config = replace(
         config,
-        # The kernel is chosen for the devices here; how documents are kept apart was learned.
+        # The kernel is chosen for these devices; the packing stays that of the training.
         model=replace(config.model, attention="auto"),
         data=replace(config.data, packing=identity["data.packing"]),
     )

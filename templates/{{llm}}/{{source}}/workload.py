@@ -1,4 +1,4 @@
-"""Joins data, model and step into what the loop drives. Computes nothing itself."""
+"""Makes the `Workload` of a language model from data, model and step. Computes nothing itself."""
 
 import logging
 from dataclasses import replace
@@ -77,7 +77,7 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
 
 
 def make_dry_workload(config: Config, mesh: Mesh) -> Workload:
-    """The language model without text: its batches are shapes, to compile for and not to run."""
+    """The language model without text, for `preflight`: its batches are shapes, not arrays."""
     config = _with_fitting_micro_batches(config, mesh)
     platform = mesh.devices.flat[0].platform
     return _on_shapes(make_learner(config, *vocabulary(config.data), platform), mesh)
@@ -107,7 +107,7 @@ def _on_shapes(learner: Learner, mesh: Mesh) -> Workload:
 
 
 def vocabulary(data: DataConfig) -> tuple[int, int]:
-    """Size and BOS of the vocabulary that the settings will lead to; needs no prepared text."""
+    """Size and BOS of the vocabulary by the settings alone; needs no prepared text."""
     if data.tokenizer == "bpe":
         return data.vocab_size, 0
     found = ByteTokenizer() if data.tokenizer == "byte" else JsonTokenizer(Path(data.tokenizer))

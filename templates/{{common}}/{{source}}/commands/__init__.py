@@ -1,5 +1,5 @@
-"""What can be typed: one module a command, found by its file name. No JAX at the top, no work that
-anything but the command line needs."""
+"""The commands: one module each, found by its file name. No JAX at the top, and no function that
+another room needs."""
 
 from typing import Annotated
 
@@ -8,4 +8,4 @@ import tyro
 from ..config import Config
 
 type Settings = Annotated[Config, tyro.conf.arg(name="")]
-"""The configuration of a run: a command that takes it reads a preset's name first."""
+"""The configuration of a run. A command that takes it accepts the name of a preset first."""

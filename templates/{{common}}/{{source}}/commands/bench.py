@@ -1,6 +1,6 @@
 """`bench`: how fast the step, the loop around it and the input run here. Tunes nothing.
 
-One process: bare steps, then the loop, then bare steps again, so that a drift of the clock shows.
+One process: bare steps, the loop, bare steps again, so that a change of clock rate shows.
 """
 
 import json

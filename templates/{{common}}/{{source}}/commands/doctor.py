@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import Exit, UserError
 from ..records.hardware import peaks
 from ..records.provenance import requirements, versions
-from ..run_config import TRIO, trio
+from ..run_config import JOB_VARIABLES, job_variables
 
 type Check = tuple[str, str, str]
 """ok, warn or fail; what was found; what to do about it."""
@@ -23,7 +23,7 @@ COSTLY = ("JAX_DISABLE_JIT", "JAX_DEBUG_NANS", "JAX_ENABLE_X64", "XLA_PYTHON_CLI
 def doctor(*, run_dir: Path = Path("runs")) -> int:
     """Say what this environment is, and what is wrong with it; exit code 2 if anything fails."""
     failed = False
-    # The devices come last: a wrong XLA_FLAGS aborts the process there, under its own line.
+    # The devices come last: a wrong XLA_FLAGS aborts the process there, with XLA's own message.
     for checks in (_packages(), _disk(run_dir), _processes(), _settings(), _devices()):
         for level, found, do in checks:
             print(f"{level:<5} {found}" + (f"\n      to do: {do}" if do else ""), flush=True)
@@ -46,7 +46,7 @@ def _devices() -> Iterator[Check]:
         import jax
 
         devices = jax.local_devices()
-    except Exception as error:  # whatever a driver raises is the finding
+    except Exception as error:  # a driver may raise anything
         yield "fail", f"JAX finds no devices: {error}", "look for another process that holds them"
         return
     first = devices[0]
@@ -64,12 +64,16 @@ def _devices() -> Iterator[Check]:
 
 def _processes() -> Iterator[Check]:
     try:
-        given = trio()
+        given = job_variables()
     except UserError as error:
         yield "fail", str(error).replace("\n", "\n      "), ""
         return
     if given is not None:
-        yield "ok", " ".join(f"{name}={v}" for name, v in zip(TRIO, given, strict=True)), ""
+        yield (
+            "ok",
+            " ".join(f"{name}={v}" for name, v in zip(JOB_VARIABLES, given, strict=True)),
+            "",
+        )
     elif "SLURM_STEP_NODELIST" in os.environ:
         yield "ok", f"Slurm step of {os.environ.get('SLURM_NTASKS', '1')} tasks", ""
     elif "SLURM_JOB_ID" in os.environ:
@@ -81,7 +85,7 @@ def _processes() -> Iterator[Check]:
 
 
 def _settings() -> Iterator[Check]:
-    for name in sorted(n for n in os.environ if n.startswith(SETTINGS) and n not in TRIO):
+    for name in sorted(n for n in os.environ if n.startswith(SETTINGS) and n not in JOB_VARIABLES):
         value = os.environ[name]
         costly = name in COSTLY and value.lower() not in ("", "0", "false", "default")
         do = "unset it to train: it is for debugging, and slow" if costly else ""

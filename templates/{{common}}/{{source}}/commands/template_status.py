@@ -1,7 +1,7 @@
 """`template-status`: which template release the project follows and what the last update brought.
 
-Reads git, `.copier-answers.yml` and `docs/template-notes.md`. Changes nothing; without a network
-it says what it knows. Imports no JAX.
+Reads git, `.copier-answers.yml` and `docs/template-notes.md`. Changes nothing. Without a network it
+cannot say whether there is a newer release. Imports no JAX.
 """
 
 import os

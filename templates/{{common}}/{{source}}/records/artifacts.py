@@ -1,6 +1,6 @@
-"""Pictures and texts of how far a run is: DIR/artifacts/NAME-STEP.png and NAME-STEP.txt.
+"""Images and texts that show the progress of a run: DIR/artifacts/NAME-STEP.png and .txt.
 
-Imports no JAX: the report reads them too. What they show is the kind's business.
+Imports no JAX: the report reads them too. Does not decide what they show.
 """
 
 import re
@@ -37,7 +37,7 @@ def write(run_dir: Path, step: int, name: str, artifact: str | np.ndarray) -> Pa
 
 
 def step_of(path: Path) -> int:
-    """The step at which a file was written; -1 where its name is none of ours."""
+    """The step at which a file was written; -1 for the name of another file."""
     found = FILE.fullmatch(path.name)
     return int(found["step"]) if found else -1
 

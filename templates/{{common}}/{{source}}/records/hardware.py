@@ -1,4 +1,4 @@
-"""What the chips could do at best, and the share of it that a run reaches. Measures nothing.
+"""Peak rates of devices, and the share of them that a run reaches (MFU). Measures nothing.
 
 A row is one JAX device, on TPU7x half a chip. FLOP/s are dense: data sheets often print twice as
 much, with 2:4 sparsity. `device_kind` is matched whole: a MIG slice, or a chip that has no row,

@@ -15,7 +15,7 @@ from . import store
 from .progress import UNITS, label, show
 from .telemetry import Record
 
-INK, TRAIN, HELDOUT = "#24292f", "#0072b2", "#d55e00"  # Okabe and Ito's, for the colour-blind too
+INK, TRAIN, HELDOUT = "#24292f", "#0072b2", "#d55e00"  # of Okabe and Ito, safe for colour blindness
 MAX_POINTS = 2000  # of one line: more than a figure has pixels
 DPI = 120  # 864 x 468 pixels, sharp on the half of a screen that the report gives a figure
 IN_WORDS = {"per_s": "{} per second", "ms": "milliseconds", "s": "seconds", "bytes": "bytes"}
@@ -69,7 +69,7 @@ def _draw(name: str, records: list[Record]) -> Figure | None:
     if np.isfinite(values).any():
         trend, every = smooth(values), -(-len(values) // MAX_POINTS)
         noise = np.nanmedian(np.abs(values - trend)) / (np.nanmax(values) - np.nanmin(values) or 1)
-        if noise < 0.002 or len(values) < 80:  # a schedule, or a few points, are drawn as they are
+        if noise < 0.002 or len(values) < 80:  # a schedule or a few points: not smoothed
             trend = values
         else:
             axes.plot(steps[::every], values[::every], color=TRAIN, alpha=0.28, linewidth=0.8)

@@ -50,7 +50,7 @@ class ProgressBar:
 
     def __call__(self, record: Record) -> None:
         words = _words(record)
-        self._shown |= words  # the last held-out value stays in sight
+        self._shown |= words  # the last held-out value stays visible
         shown = "  ".join(self._shown.values())
         self._progress.update(self._task.id, completed=record["step"], description=shown)
         if not self._console.is_interactive:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 ANSWERS = ".copier-answers.yml"
-# What decides a run's numbers beside the project's own dependencies.
+# What affects a run's numbers beside the project's own dependencies.
 BACKENDS = ("jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin")
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 def collect() -> dict[str, Any]:
-    """All of it as plain JSON types; None is what cannot be known. Starts the JAX backend."""
+    """All of it as plain JSON types, None where it is unknown. Starts the JAX backend."""
     import jax
 
     source = Path(__file__).parents[2:4]  # src/ and its parent; there is no project in a wheel

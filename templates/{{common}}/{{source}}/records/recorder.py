@@ -46,7 +46,7 @@ class Recorder:
             self._log = telemetry.MetricsLog(run_dir / "metrics.jsonl", [bar, *trackers])
 
     def compiled(self, seconds: float) -> None:
-        """The first step is through: throughput is counted from here."""
+        """The first step has finished: throughput is counted from here."""
         self._compile_s = seconds
         self._window = (self._window[0] + 1, self._busy_s())
 
@@ -95,7 +95,7 @@ class Recorder:
             log.warning("artifacts of step %d are lost (%s); the run goes on", step, error)
 
     def saved(self, blocking_s: float) -> None:
-        """A checkpoint held the loop up for so long."""
+        """Note how long a save blocked the loop."""
         self._saves_s.append(blocking_s)
 
     def profile(self, step: int) -> None:
@@ -108,7 +108,7 @@ class Recorder:
             self._stop_profile()
 
     def close(self) -> None:
-        """Let bar and trackers finish; once is enough."""
+        """Let the bar and the trackers finish; may be called twice."""
         self._stop_profile()
         if self._primary and not self._closed:
             self._log.close()
@@ -128,7 +128,7 @@ class Recorder:
         name, units = self._workload.rate
         records = store.read_lines(self._dir / "metrics.jsonl")
         last = {k: v for record in records for k, v in record.items()}
-        # Of this attempt; of them all where it only finishes what an earlier one has trained.
+        # Of this attempt, or of all where this one only writes the report of an earlier one.
         timed = [r for r in records if "step_ms" in r]
         timed = [r for r in timed if r["step"] > self._first] or timed
         step_s = statistics.median(r["step_ms"] for r in timed) / 1e3 if timed else math.nan

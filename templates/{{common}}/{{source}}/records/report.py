@@ -1,6 +1,6 @@
 """The self-contained HTML report of a run, and its summary as text. Reads files of DIR only.
 
-Opens offline, in light and dark; every string is escaped, whoever wrote it.
+Opens offline, in light and dark mode. Every string is escaped.
 """
 
 import base64
@@ -116,7 +116,7 @@ def _bar(spent: dict[str, float]) -> str:
 
 
 def _plots(run_dir: Path) -> str:
-    """Those of the metrics, then what else the kind has put into DIR/plots."""
+    """The plots of the metrics, then other files that the kind wrote to DIR/plots."""
     folder, paths = run_dir / "plots", plot_all(run_dir)
     paths += [folder / file for file in store.names(folder) if file.endswith(".png")]
     return "".join(f'<figure class="plot">{_image(path)}</figure>' for path in dict.fromkeys(paths))

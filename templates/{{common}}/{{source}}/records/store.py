@@ -1,6 +1,6 @@
-"""Every read and write in a run folder goes through here, so that another store changes one file.
+"""All reads and writes in a run folder, so that an object store would change this module only.
 
-A file appears whole or not at all. Knows no file by name; Orbax and the trackers write their own.
+A file appears whole or not at all. Knows no file by name. Orbax and the trackers write their own.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ def read_json(path: Path) -> Any:
 
 
 def append(path: Path, line: str) -> None:
-    """Add a line. What a kill tore off before it stays a line of its own."""
+    """Add a line. A line that a kill cut short before it stays a line of its own."""
     # Opened anew each time: no handle outlives a rewrite, and a disk that is freed is used again.
     with path.open("ab+", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
@@ -80,7 +80,7 @@ def write_lines(path: Path, records: Iterable[dict[str, Any]], *, sync: bool = T
 
 
 def plain_name(text: str) -> str:
-    """A file name of any text: what is no letter, digit, dot or hyphen becomes an underscore."""
+    """A file name for any text; characters other than letters, digits, `.` and `-` become `_`."""
     return re.sub(r"[^\w.-]+", "_", text)
 
 

@@ -1,8 +1,7 @@
-"""`metrics.jsonl`, one record a logged step, and `attempts.jsonl`, where the wall time went.
+"""`metrics.jsonl`, one record for each logged step, and `attempts.jsonl`, the wall time.
 
-Progress bar, trackers and plots show these records and measure nothing of their own. A metric may
-have any name, which ends in its unit (`step_ms`, `images_per_s`). Decides nothing: the recorder
-says when to write, and that process 0 alone does.
+Progress bar, trackers and plots only read these records. A metric may have any name that ends with
+its unit (`step_ms`, `images_per_s`). The recorder decides when to write; only process 0 does.
 """
 
 import contextlib
@@ -32,7 +31,7 @@ class MetricsLog:
     def __init__(self, path: Path, listeners: Iterable[Listener] = ()) -> None:
         self._path, self._disk_failed = path, False
         self._listeners = list(listeners)
-        # Apart, so that a tracker that takes no files still gets the metrics.
+        # A separate list: a tracker that fails on a file still gets the metrics.
         self._takes_artifacts = [each for each in self._listeners if hasattr(each, "artifact")]
 
     def add(self, record: Record) -> None:
@@ -69,14 +68,14 @@ def record_warnings(run_dir: Path) -> None:
     handler.setLevel(logging.WARNING)
     # On a full disk logging would print a traceback for each warning, which stderr shows anyway.
     handler.handleError = lambda record: None  # type: ignore[method-assign]
-    # With a handler of its own the package would no longer reach Python's last resort, stderr.
+    # A logger with a handler no longer uses Python's lastResort handler, which writes to stderr.
     logging.getLogger(str(__package__).partition(".")[0]).handlers[:] = filter(
         None, (handler, logging.lastResort)
     )
 
 
 class Clock:
-    """Every second since it was made belongs to exactly one part: they add up to wall time.
+    """Assigns each second since its creation to one part, so that the parts add up to wall time.
 
     Parts: startup, restore, compile, data_wait, step, evaluate, checkpoint (what blocks).
     """
@@ -109,11 +108,11 @@ class Clock:
         return dict(self._parts_s)
 
     def save(self, path: Path, step: int) -> None:
-        """Write this attempt's line of attempts.jsonl anew; call first right after the restore."""
+        """Rewrite this attempt's line of attempts.jsonl; call first right after the restore."""
         if self._first_step is None:
             self._first_step = step
         row = {"first_step": self._first_step, "step": step, "parts_s": self.parts_s()}
-        # The same disk holds metrics.jsonl: when it is full, the warning has been given there.
+        # A full disk has been reported by the write to metrics.jsonl.
         with contextlib.suppress(OSError):
             if self._earlier is None:
                 self._earlier = store.read_lines(path)
@@ -150,7 +149,7 @@ def plain(value: Any) -> Any:
 
 
 def _call_each(listeners: list[Any], subject: str, method: str, *args: object) -> None:
-    """Call a method of each listener; one that raises is warned of and taken off the list."""
+    """Call a method of each listener; one that raises is removed, with a warning."""
     for listener in tuple(listeners):
         try:
             getattr(listener, method)(*args)

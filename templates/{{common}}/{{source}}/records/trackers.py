@@ -1,7 +1,7 @@
 """TensorBoard, Weights & Biases and MLflow, fed with records and artifacts as they are written.
 
-Each is imported only when asked for. On resume each goes on in the run it has begun; its account,
-address and offline mode are set by its own environment variables (WANDB_MODE, MLFLOW_TRACKING_URI).
+Each is imported only if `--trackers` names it. A resume continues the same tracker run. Account,
+address and offline mode come from its environment variables (WANDB_MODE, MLFLOW_TRACKING_URI).
 """
 
 import importlib
@@ -26,7 +26,7 @@ PROJECT = str(__package__).partition(".")[0]
 
 @dataclass(frozen=True)
 class Tracker:
-    """A listener that hands on the numbers of a record, and files of DIR/artifacts."""
+    """A listener that sends the numbers of a record and files of DIR/artifacts."""
 
     send: Callable[[dict[str, float], int], None]
     artifact: Callable[[str, Path, int], None]
@@ -64,7 +64,7 @@ def _tensorboard(run_dir: Path, config: dict[str, Any], step: int) -> Tracker:
     events = importlib.import_module("tensorboardX.proto.event_pb2")
     folder = run_dir / "tensorboard"
     folder.mkdir(parents=True, exist_ok=True)
-    # The file's own name tells seconds: two attempts may start within one.
+    # The file name has a resolution of seconds; two attempts may start within one.
     writer = files.EventsWriter(str(folder / "events"), f".{os.getpid()}.{time.time_ns()}")
     # Hides what an earlier attempt logged beyond `step`.
     restart = events.SessionLog(status=events.SessionLog.START)
@@ -104,7 +104,7 @@ def _wandb(run_dir: Path, config: dict[str, Any], step: int) -> Tracker:
     run = wandb.init(
         project=os.environ.get("WANDB_PROJECT", PROJECT),
         id=store.read(id_file).decode() if id_file.is_file() else None,
-        resume="allow",  # steps it has seen are ignored, and a resume repeats those exactly
+        resume="allow",  # W&B ignores steps it has seen; a resume repeats the same values
         name=run_dir.name,
         dir=str(run_dir),
         config=config,

@@ -1,1 +1,1 @@
-"""The loop and what keeps a run alive. Nothing that only one kind or one way of training needs."""
+"""The loop, checkpoints, mesh, processes. Nothing that only one kind or way of training needs."""

@@ -35,7 +35,7 @@ CANDIDATES = 16  # how many of the newest checkpoints a restore looks at
 
 
 class Checkpoints:
-    """The checkpoint folder of one run; at most one save is under way."""
+    """The checkpoint folder of one run; at most one save runs at a time."""
 
     def __init__(self, folder: Path, keep: int) -> None:
         self._folder, self._keep = folder.absolute(), keep
@@ -75,7 +75,7 @@ class Checkpoints:
         self._thread.start()
 
     def wait(self) -> str | None:
-        """Wait for the save under way; what went wrong with the newest one, if anything."""
+        """Wait for the save in progress; returns the error of the newest save, or None."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -100,7 +100,7 @@ class Checkpoints:
             self._report(path, error)
 
     def _report(self, path: Path, error: Exception) -> None:
-        # The run goes on: earlier checkpoints stand, and there may be room again at the next save.
+        # The run continues: earlier checkpoints are untouched, and the next save may find space.
         self._error = (str(error) or repr(error)).splitlines()[0][:300]
         store.remove(path)
         free = shutil.disk_usage(self._folder.parent).free
@@ -121,8 +121,8 @@ class Checkpoints:
     ) -> tuple[State, dict[str, Any]] | None:
         """Newest sound checkpoint onto `abstract`'s shardings, and its manifest; or None.
 
-        A damaged one is renamed aside. `must_match` is what the manifest's `identity` has to equal,
-        `defaults` what it is taken to say where it is older than a field.
+        A damaged one is renamed. `must_match` has to equal the manifest's `identity`, `defaults`
+        has the values of fields that are newer than the manifest.
         """
         if (found := self.newest()) is None:
             return None
@@ -135,8 +135,8 @@ class Checkpoints:
     def newest(self, *, repair: bool = True) -> tuple[Path, dict[str, Any]] | None:
         """Folder and manifest of the newest sound checkpoint, if there is one.
 
-        `repair` renames damaged ones aside and clears what a kill left half-done; a mere reader
-        must not, since a run may be saving there.
+        `repair` renames damaged ones and deletes incomplete ones. A command that only reads must
+        not, since a run may be saving there.
         """
         for step in self._agreed_steps(repair):
             path, complaint = self._path(step), self._complaint(step)
@@ -170,7 +170,7 @@ class Checkpoints:
         return newest
 
     def _complaint(self, step: int) -> str | None:
-        """What is wrong with a checkpoint's files; each process looks at its share."""
+        """What is wrong with a checkpoint's files, or None; each process checks its share."""
         path = self._path(step)
         try:
             expected: dict[str, str] = {}
@@ -211,7 +211,7 @@ class Checkpoints:
 
 
 def load(path: Path, abstract: Any) -> Any:
-    """The arrays of a sound checkpoint that `abstract` names, onto its shardings."""
+    """The arrays of a checkpoint that `abstract` names, with its shardings; verifies nothing."""
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     with context:
@@ -228,8 +228,8 @@ def _check_identity(
     path: Path, saved: dict[str, Any], must_match: dict[str, Any], defaults: dict[str, Any]
 ) -> None:
     ours, saved = RETIRED | must_match, defaults | saved
-    # What only the code knows has nothing to be compared with. What only the checkpoint knows did
-    # something that the code has lost, unless RETIRED says that it still does just that.
+    # A field that only the code has cannot be compared. A field that only the checkpoint has was
+    # removed from the code; RETIRED lists those whose behaviour the code has kept.
     names = [n for n in saved if n not in ours or saved[n] != ours[n]]
     if names:
         begun_with = "the data and the code that it began with"

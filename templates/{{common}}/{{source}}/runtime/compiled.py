@@ -37,5 +37,5 @@ def jit_step(workload: Workload, shardings: Any, mesh: Mesh) -> Any:
 
 
 def initialise(workload: Workload, seed: int, shardings: Any) -> State:
-    """First state, made on the mesh: a key or counter made off it would compile the step twice."""
+    """First state, made on the mesh: a key made outside of it would compile the step twice."""
     return jax.jit(lambda: workload.init(jax.random.key(seed)), out_shardings=shardings)()

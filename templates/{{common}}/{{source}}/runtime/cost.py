@@ -1,6 +1,6 @@
 """What a step costs on a set of devices: memory, collectives, seconds. Keeps no run.
 
-A TPU topology needs libtpu, but no TPU; what JAX and libtpu read at import is set before this is.
+A TPU topology needs libtpu but no TPU. `preflight` sets what JAX and libtpu read at import.
 """
 
 import contextlib
@@ -62,7 +62,7 @@ def find_devices(topology: str) -> Sequence[Any]:
 
 
 def count_collectives(compiled: Any) -> Counter[str]:
-    """How often each is in the program; those in a scanned layer are there once."""
+    """How often each collective is in the program; those of a scanned layer count once."""
     return Counter(found[1] or found[2] for found in COLLECTIVE.finditer(compiled.as_text()))
 
 
@@ -75,7 +75,7 @@ def memory_parts(compiled: Any) -> dict[str, int]:
 
 
 def memory_limit(device: Any) -> float | None:
-    """Bytes that a device offers to programs; None where nobody knows."""
+    """Bytes that a device offers to programs; None where it is unknown."""
     if device.platform == "cpu":
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / jax.device_count()
     here = device in jax.devices() and device.memory_stats()

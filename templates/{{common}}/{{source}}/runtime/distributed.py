@@ -23,23 +23,23 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from ..errors import Exit
-from ..run_config import trio
+from ..run_config import job_variables
 from .private import job, tpu_hosts
 
 POLL_S = 0.5
 BARRIER_MS = 24 * 3600 * 1000  # one process may prepare data for hours while the others wait
-REPEAT_S = 2.0  # a launcher such as `uv run` passes on a signal that the terminal sent us too
-_barriers = itertools.count()  # all processes meet in the same order
+REPEAT_S = 2.0  # a launcher such as `uv run` forwards the signal that the terminal sends us too
+_barriers = itertools.count()  # unique names; all processes reach them in the same order
 
 
 def start_processes() -> None:
-    """Join the job that the environment describes; alone where it describes none.
+    """Join the job that the environment describes; without one, stay a single process.
 
-    JAX reads no process count from its own variables, so the trio (which Kubeflow Trainer sets too)
-    comes first; Slurm and TPU slices are found by JAX itself.
+    JAX does not read the process count from its own variables, so they are read here; Kubeflow
+    Trainer sets them too. JAX itself detects Slurm and TPU slices.
     """
     options: dict[str, Any] = {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 60}
-    if (given := trio()) is not None:
+    if (given := job_variables()) is not None:
         if given[1] > 1:
             jax.distributed.initialize(*given, **options)
     elif int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 or tpu_hosts() > 1:
@@ -60,7 +60,7 @@ def end_together(code: int, reason: str) -> None:
 
 
 def _follow_failures() -> None:
-    """Have a thread end this process when another one fails, whatever it is waiting for."""
+    """Start a thread that ends this process when another one fails."""
     stop = threading.Event()
 
     def follow() -> None:
@@ -77,7 +77,7 @@ def _follow_failures() -> None:
 
 
 def _follow_failure() -> None:
-    """End as another process did, if one has left its code."""
+    """End with the exit code of another process, if one has failed."""
     own = job()
     for key, value in own.client.key_value_dir_get("failure/"):
         index, (code, reason) = key.split("/")[-1], value.split(" ", 1)
@@ -90,12 +90,12 @@ def _leave(code: int) -> None:
     sys.stderr.flush()
     if job().process_id == 0:  # it holds the store, and losing that aborts the others with 134
         time.sleep(4 * POLL_S)
-    # A normal exit would wait in JAX's shutdown barrier for processes that never come.
+    # A normal exit would wait in JAX's shutdown barrier for processes that have ended.
     os._exit(code)
 
 
 class Watch:
-    """A thread that ends this process when nothing gets done any more."""
+    """A thread that ends this process when `beat` is not called within the timeout."""
 
     def __init__(self, hang_timeout_s: float) -> None:
         self._timeout_s, self._beat = hang_timeout_s, time.monotonic()
@@ -104,12 +104,12 @@ class Watch:
         self._thread.start()
 
     def beat(self) -> None:
-        """Something got done."""
+        """Restart the timeout; call when work has been done."""
         self._beat = time.monotonic()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Nothing counts as a hang inside: for the last save, which takes what it takes."""
+        """Suspend the timeout, for the last save, whose length has no bound."""
         timeout_s, self._timeout_s = self._timeout_s, 0.0
         yield
         self.beat()
@@ -132,14 +132,14 @@ class Watch:
 
 
 class StopRequest:
-    """SIGTERM or Ctrl-C, turned into one decision that all processes take at the same step."""
+    """SIGTERM or Ctrl-C as one decision that all processes take at the same step."""
 
     def __init__(self) -> None:
         self._signal: int | None = None
         self._signal_s = 0.0
 
     def decide(self, step: int) -> Exit | None:
-        """Call after each step, in every process: how to stop now, if so."""
+        """The exit code to stop with, or None. Call after each step, in every process."""
         if jax.process_count() > 1:
             # JAX's own notifier listens to SIGTERM; a Python handler would silently replace it.
             stop = multihost_utils.reached_preemption_sync_point(step)
@@ -151,7 +151,7 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator["StopRequest"]:
-        """Take the signals over; a later second Ctrl-C ends the process the usual way."""
+        """Handle the signals; a second Ctrl-C after ECHO_S raises KeyboardInterrupt."""
         numbers = [signal.SIGINT] if jax.process_count() > 1 else [signal.SIGINT, signal.SIGTERM]
         previous = {number: signal.signal(number, self._on_signal) for number in numbers}
         try:
@@ -181,6 +181,6 @@ def all_agree(ok: bool) -> bool:
 
 
 def barrier(name: str) -> None:
-    """Wait for all processes, for as long as it takes: no collective, which would time out."""
+    """Wait for all processes, up to a day; a collective would time out."""
     if jax.process_count() > 1:
         job().client.wait_at_barrier(f"{name} {next(_barriers)}", BARRIER_MS)

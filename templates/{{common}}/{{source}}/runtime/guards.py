@@ -1,4 +1,4 @@
-"""What watches the steps: metrics that are not finite, and a second compilation."""
+"""Checks of each step: non-finite metrics, and a second compilation. Changes no state."""
 
 import logging
 import math
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class FiniteCheck:
-    """Judges the metrics of each step as `workload.nonfinite` says."""
+    """Handles non-finite metrics as `workload.nonfinite` says."""
 
     def __init__(self, workload: Workload, limit: int, state: State) -> None:
         self._mode, self._limit, self._in_a_row = workload.nonfinite, limit, 0
@@ -79,7 +79,7 @@ class OneCompilation:
         yield
         if self._counter.count == before:
             return
-        seen = _signature(inputs)  # shapes and shardings outlive a donation
+        seen = _signature(inputs)  # shapes and shardings can be read after a donation
         if self._seen is not None:
             pairs = ((name, self._seen.get(name), value) for name, value in seen.items())
             changed = [f"{name}: {old} -> {new}" for name, old, new in pairs if old != new]

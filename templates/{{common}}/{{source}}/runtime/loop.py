@@ -50,9 +50,9 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
         state, manifest = restored or (initialise(workload, run_config.seed, shardings), {})
     first, cursor = int(state["step"]), manifest.get("cursor", 0)
     newest: dict[str, float] = manifest.get("newest", {})
-    # Asked again, because the aim may have changed since.
+    # Judged again, because `done` may have changed since.
     finished = manifest.get("finished", False) and _is_done(workload, newest)
-    # A run that was stopped between its last save and its report goes through to write that.
+    # A run that was stopped between its last save and its report continues, to write the report.
     if (finished or first >= run_config.steps) and all_agree(reported(run_dir, first)):
         do = "it has reached its aim" if finished else "raise --steps to go on"
         log.info("nothing to do: %s is at step %d; %s", run_dir, first, do)
@@ -74,7 +74,7 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     finite = FiniteCheck(workload, run_config.max_skipped_steps, state)
 
     def settle(step: int, metrics: Metrics, outputs: Outputs) -> dict[str, float]:
-        """Wait for a step's metrics and judge them; what a skipped step gave out is dropped."""
+        """Wait for a step's metrics and check them; outputs of a skipped step are dropped."""
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         watch.beat()
         if finite.counts(step, values) and outputs:

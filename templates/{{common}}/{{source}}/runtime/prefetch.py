@@ -1,4 +1,4 @@
-"""Makes the next batches in other threads while a step runs. Knows nothing of what is in them."""
+"""Makes the next batches in other threads while a step runs. Does not look into them."""
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -7,7 +7,7 @@ from ..contract import Batch, Workload
 
 
 class Prefetch:
-    """A context: batches of growing cursor, in order, each a function of its cursor alone."""
+    """A context manager that gives batches in the order of the cursor."""
 
     def __init__(self, workload: Workload, cursor: int, workers: int = 1) -> None:
         self._workload, self._next = workload, cursor

@@ -24,7 +24,7 @@ def job() -> Any:
 def tpu_hosts() -> int:
     """Number of hosts of the TPU slice that this machine belongs to; 1 where it belongs to none.
 
-    The public `jax.distributed.initialize` raises on a machine that stands alone.
+    The public `jax.distributed.initialize` raises on a single machine.
     """
     from jax._src.clusters.cloud_tpu_cluster import GceTpuCluster, GkeTpuCluster
 

@@ -50,6 +50,6 @@ def find_saved[C](run_dir: str | Path, default: C) -> Saved[C]:
 
 
 def mesh_that_fits(config: MeshConfig) -> Mesh:
-    """A run's own mesh with as many replicas as there is room for, else replicas alone."""
+    """The mesh of a run with as many replicas as the devices allow, else replicas alone."""
     fits = jax.device_count() % (config.fsdp * config.tensor) == 0
     return make_mesh(replace(config, data=-1) if fits else MeshConfig())

@@ -1,7 +1,7 @@
 """The device mesh, and how arrays are split over it. Knows no array by name and moves no data.
 
 Axes are `AxisType.Auto`: the compiler propagates shardings, and `constrain` pins activations where
-blocks meet. The tests assert what every parameter and the compiled collectives come to.
+blocks meet. The tests assert the sharding of every parameter and the compiled collectives.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""What is typed becomes settings, an exit code and one screen of advice; `--help` loads no JAX."""
+"""A command line becomes settings, an exit code and a message; `--help` loads no JAX."""
 
 import errno
 import inspect

@@ -1,4 +1,4 @@
-"""The Transformer sees what it may, follows its closed forms and is the same however computed."""
+"""The Transformer is causal, follows its closed forms and is the same however it is compiled."""
 
 import functools
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """The documents of a corpus and which of them are held out, the same on every machine.
 
-Streams them. Knows no tokens and drops nothing: a document that cannot be used says why.
+Streams them. Knows no tokens and drops nothing: an unusable document has its `problem` set.
 """
 
 import difflib
@@ -20,17 +20,17 @@ from .settings import DataConfig
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 
-# Not read from the standard library: tests and tables, which are near twins of one another, what
-# differs from build to build, and what was installed beside it.
+# Not read from the standard library: tests and tables, which repeat one another; files that
+# differ between builds; and installed packages.
 EXCLUDED = {"test", "tests", "idlelib", "encodings", "site-packages", "dist-packages"}
 GENERATED = ("_sysconfigdata", "config-")
 
-# A longer .txt is cut at line ends into documents of about this size, so that each fits in memory;
-# the only file of a corpus is cut into a hundred at least, so that some can be held out.
+# A longer .txt is cut at line ends into documents of about this size, so that each fits in memory.
+# If it is the only file, it is cut into a hundred at least, so that some can be held out.
 TEXT_PIECE_BYTES = 1 << 18
 LONE_TEXT_PIECES = 100
 
-# What a cut, garbled or foreign file raises in gzip, json and pyarrow.
+# What gzip, json and pyarrow raise for a truncated, damaged or foreign file.
 UNREADABLE = (EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError, zlib.error)
 
 type SplitName = Literal["train", "heldout"]
@@ -44,12 +44,12 @@ class Document(NamedTuple):
     name: str
     split: SplitName
     text: str
-    disk_bytes: int  # its share of the file
+    disk_bytes: int  # its share of the file's size
     problem: str = ""  # "empty" or "not UTF-8"; text is "" then
 
 
 def is_chosen(key: bytes, fraction: float) -> bool:
-    """Whether the key's SHA-256 is in the lowest `fraction` of all that can be."""
+    """Whether the key's SHA-256 is in the lowest `fraction` of its range."""
     return int.from_bytes(hashlib.sha256(key).digest()[:8]) < fraction * 2.0**64
 
 

@@ -1,7 +1,7 @@
-"""Corpus -> token shards, once: streamed, resumed after a kill at any point.
+"""Corpus -> token shards, streamed; a killed preparation resumes.
 
-Files are put in place by a rename and count when the manifest names them, so a half-written one
-never does. One process at a time may prepare a folder.
+A file is written under another name, then renamed, and counts once the manifest names it. Only one
+process at a time may prepare a folder.
 """
 
 import dataclasses
@@ -23,13 +23,13 @@ from .settings import DataConfig
 from .shards import Manifest, Shard, open_tokenizer, read_manifest
 from .tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer, train_bpe
 
-SHARD_BYTES = 1 << 27  # of text; a few times this is in memory
+SHARD_BYTES = 1 << 27  # of text; a few times as much is in memory
 BATCH_DOCUMENTS = 64  # that the tokenizer's threads get at once
-BPE_BYTES = 1 << 30  # of a larger corpus, about so much trains the BPE, chosen by hash
+BPE_BYTES = 1 << 30  # of a larger corpus, a sample of this size trains the BPE, chosen by hash
 NAMES_KEPT = 5  # of unusable documents
 
 type Advance = Callable[[int], None]
-"""Told how many more bytes of the corpus on disk are dealt with."""
+"""Takes the number of corpus bytes (on disk) processed since the last call."""
 
 
 def prepare(config: DataConfig, *, show: bool = True) -> Manifest:
@@ -84,7 +84,7 @@ def describe(manifest: Manifest) -> str:
 
 
 def _request(config: DataConfig) -> dict[str, Any]:
-    """All that decides the result; `sources` is None where this machine does not have them."""
+    """The settings that decide the result; `sources` is None if the files are not here."""
     sources: str | None = None
     try:
         files = find_files(config.paths) if config.paths else {}
@@ -100,7 +100,7 @@ def _request(config: DataConfig) -> dict[str, Any]:
 
 
 def _check_same(got: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
-    # Shards that were copied to a machine without their sources serve as well.
+    # Shards that were copied to a machine without their sources are accepted.
     differ = [k for k in wanted if wanted[k] != got.get(k) and (k, wanted[k]) != ("sources", None)]
     if differ:
         raise UserError(
@@ -118,7 +118,7 @@ def _make_tokenizer(config: DataConfig, share: float, begin: Callable[[str], Adv
         texts = _bpe_texts(config, share, begin("train BPE"))
         store.write(path, train_bpe(texts, config.vocab_size))
     else:
-        JsonTokenizer(Path(config.tokenizer))  # complain of the user's file, not of our copy
+        JsonTokenizer(Path(config.tokenizer))  # so that an error names the user's file
         store.write(path, Path(config.tokenizer).read_bytes())
     return JsonTokenizer(path)
 
@@ -149,7 +149,7 @@ def _write_shards(
             _write_manifest(folder, manifest)
         shards.append(done[source])
     if {shard.split for shard in shards} != {"train", "heldout"}:
-        (folder / "manifest.json").unlink(missing_ok=True)  # the next try may ask otherwise
+        (folder / "manifest.json").unlink(missing_ok=True)  # else it refuses other settings
         raise UserError(
             got=f"usable documents: {[(s.split, s.documents) for s in shards]}, others: {unusable}",
             expected="documents to train on and, chosen by hash, held-out ones",

@@ -1,4 +1,4 @@
-"""Settings of the text and of what becomes of it. Imports no JAX."""
+"""Settings of the corpus, its tokens and the batches. Imports no JAX."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,7 +7,7 @@ from ..run_config import identity
 
 type Packing = Literal["segments", "documents"]
 """`segments`: row i is tokens [i T, i T + T] of the stream: the model must not attend across BOS.
-`documents`: BOS and a piece of one document, for attention that knows no more than "causal"."""
+`documents`: BOS and a piece of one document, for attention kernels without segments."""
 
 
 @dataclass(frozen=True)

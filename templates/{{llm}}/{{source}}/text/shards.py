@@ -1,4 +1,4 @@
-"""Token shards on disk: what the manifest says of them, whether it is true, and reading them.
+"""Token shards on disk: their manifest, its verification, and reading them.
 
 A shard is `*.tokens.npy` (documents one after the other, each begun by BOS; uint16 or uint32) and
 `*.starts.npy` (int64 (2, documents): first token and first text byte of each); held-out ones have
@@ -26,7 +26,7 @@ FORMAT = 1  # of shards and manifest
 
 @dataclass(frozen=True)
 class Shard:
-    """Documents of one split that stand next to each other."""
+    """A run of documents of one split, in three files at most."""
 
     split: SplitName
     tokens: int  # with the BOS of each document
@@ -72,7 +72,7 @@ class Split:
 
     @property
     def lossless(self) -> bool:
-        """Whether the tokens say every byte, so that there are bits per byte."""
+        """Whether decoding returns every byte, so that bits per byte are defined."""
         return all(shard.lossless for shard in self.shards)
 
     def read(self, start: int, stop: int, length: int) -> Int[np.ndarray, " {length}"]:
@@ -123,7 +123,7 @@ def open_split(folder: str | Path, split: SplitName) -> Split:
         )
     shards = tuple(shard for shard in manifest.shards if shard.split == split)
     files = {folder / name: sha256 for shard in shards for name, sha256 in shard.files.items()}
-    with ThreadPoolExecutor() as pool:  # hashlib lets go of the GIL
+    with ThreadPoolExecutor() as pool:  # hashlib releases the GIL
         list(pool.map(_check, files, files.values()))
     ends = np.cumsum([shard.tokens for shard in shards])
     starts = [np.load(path)[0] for path in files if path.name.endswith(".starts.npy")]
@@ -163,5 +163,5 @@ def _check(path: Path, sha256: str) -> None:
 
 @lru_cache(maxsize=256)  # each holds a file descriptor, of which a process often has 1024
 def _map_tokens(path: Path, sha256: str) -> np.ndarray:
-    """`sha256` tells a shard from another that had its name before."""
+    """`sha256` is part of the cache key: a folder may be prepared again under the same names."""
     return np.load(path, mmap_mode="r")

@@ -10,7 +10,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from ..errors import UserError
 
-# Names of the token that begins a document, or, in other tokenizers, stands between two.
+# Names of the token that begins a document, or separates two in some tokenizers.
 BOS_NAMES = (
     *("<|bos|>", "<|begin_of_text|>", "<\uff5cbegin\u2581of\u2581sentence\uff5c>", "<bos>", "<s>"),
     *("[BOS]", "<|startoftext|>", "<|endoftext|>", "</s>", "<eos>", "[CLS]"),
@@ -25,7 +25,7 @@ class ByteTokenizer:
     sha256 = hashlib.sha256(b"the byte; BOS = 256").hexdigest()  # the same hash gives the same ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """One array of ids for each text; none of them is BOS, whatever the text says."""
+        """One array of ids for each text; none is BOS, even if the text contains its name."""
         return [np.frombuffer(text.encode(), np.uint8) for text in texts]
 
     def decode(self, ids: Iterable[int | np.integer]) -> str:

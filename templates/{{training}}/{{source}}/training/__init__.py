@@ -1,1 +1,1 @@
-"""Training by gradient: optimizer, update, layers, batches. No model, data or run folder."""
+"""Training by gradient: optimizer, update, layers, batches. No model, data set or run folder."""

@@ -1,4 +1,4 @@
-"""Attention that any network can use: masked, by two matrix products; and whether cuDNN's fits.
+"""Masked attention as two matrix products, and whether cuDNN's kernel can be used.
 
 Letters: B rows, T queries, S keys, N query heads, K key-value heads, H head_dim.
 """
@@ -15,7 +15,7 @@ from .precision import product
 def cudnn_fits(dtype: str, head_dim: int, platform: str | None = None) -> bool:
     """Whether cuDNN's attention takes this; JAX itself never picks it (jax#24411).
 
-    It wants an NVIDIA GPU and knows no float32 and no odd or large heads. platform: of JAX, None =
+    It needs an NVIDIA GPU, bfloat16 and heads of 8, 16, ... 128. platform: of JAX, None =
     the one here. The kernel raises on others when it is traced.
     """
     on_cuda = (platform or jax.default_backend()) == "gpu" and (

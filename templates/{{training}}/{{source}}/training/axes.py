@@ -8,8 +8,8 @@ from ..runtime import sharding
 AXES: sharding.Axes = {
     "layers": None,
     "batch": ("data", "fsdp"),
-    # A parameter's wide axis. Embeddings are split along the vocabulary: splitting their feature
-    # axis makes the partitioner rematerialise the lookup's gradient.
+    # The model width of a matrix. Embeddings are split along the vocabulary instead: splitting
+    # their feature axis makes the partitioner rematerialise the lookup's gradient.
     "embed": "fsdp",
     "vocab": ("tensor", "fsdp"),
     "heads": "tensor",

@@ -1,6 +1,6 @@
-"""What networks are built of: declared parameters, norms, products, rematerialisation.
+"""Parts of networks: declared parameters, norms, products, rematerialisation. Knows no model.
 
-A parameter's shape, logical axes, initialiser, decay and label stand in one call. Knows no model.
+One call declares a parameter's shape, logical axes, initialiser, decay and label.
 """
 
 from collections.abc import Callable
@@ -43,7 +43,7 @@ def rms_norm(x: Float[Array, "... D"], gain: Float[Array, " D"]) -> Float[Array,
 
 
 def linear(x: Float[Array, "... D"], matrix: nnx.Param) -> Float[Array, "... F"]:
-    """x @ matrix in x's dtype, as one flat product: the CPU is slow at batched ones in backward."""
+    """x @ matrix in x's dtype, as one flat product: batched ones are slow backward on the CPU."""
     flat = x.reshape(-1, x.shape[-1]) @ matrix[...].astype(x.dtype)
     return flat.reshape(*x.shape[:-1], -1)
 

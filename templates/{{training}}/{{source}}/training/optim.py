@@ -20,7 +20,7 @@ def make_schedule(config: OptimConfig) -> optax.Schedule:
             do="lower the warmup or raise the horizon",
         )
     rest = c.horizon_steps - c.warmup_steps
-    # Step 0 already moves: a warmup from zero would waste its batch.
+    # The first rate is not zero, which would waste the first batch.
     warmup = optax.linear_schedule(1 / (c.warmup_steps + 1), 1.0, c.warmup_steps)
     if c.schedule == "cosine":
         decay = optax.cosine_decay_schedule(1.0, rest, alpha=c.final_fraction)
@@ -36,8 +36,8 @@ def make_optimizer(config: OptimConfig, labels: Any, decayed: Any) -> optax.Grad
     """AdamW or Muon, with decoupled decay of the parameters marked in `decayed`; `update` clips.
 
     labels: tree of "matrix", "embedding" or "vector" beside the parameters. Muon (Jordan et al.
-    2024) takes the matrices and AdamW the rest. Left to itself, `optax.contrib.muon` sends stacked
-    layers to Adam and embeddings to Muon, and lets Adam's part decay whatever the mask says.
+    2024) updates the matrices and AdamW the rest. By itself, `optax.contrib.muon` sends stacked
+    layers to Adam and embeddings to Muon, and its Adam part ignores the decay mask.
     """
     c, schedule = config, make_schedule(config)
 

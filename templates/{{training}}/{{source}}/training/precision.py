@@ -1,4 +1,4 @@
-"""The dtype of matrix products, and the product whose sums must not be rounded."""
+"""The dtype of matrix products, and a product that accumulates and returns float32."""
 
 from functools import partial
 
@@ -22,8 +22,8 @@ def product(
 ) -> Float[Array, "..."]:
     """`einsum` to float32; its gradient is first rounded to the operands' dtype.
 
-    Else JAX multiplies a float32 gradient with a bfloat16 operand in float32, which made the
-    logits' backward pass 2.3 times slower on a GB200 (marin#8368).
+    Otherwise JAX multiplies the float32 gradient with a bfloat16 operand in float32, which made
+    the logits' backward pass 2.3 times slower on a GB200 (marin-community/marin#8368).
     """
     return jnp.einsum(formula, left, right, preferred_element_type=jnp.float32)
 

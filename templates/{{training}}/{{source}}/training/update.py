@@ -1,4 +1,4 @@
-"""Gradient of a batch and the update that it leads to, with the judgement whether to take it.
+"""The gradient of a batch, and the update of a state, which a non-finite result leaves as it is.
 
 Pure functions of a state {"params", "opt_state", "step", "skipped", ...}. Knows no model.
 """
@@ -17,7 +17,7 @@ from .optim_config import OptimConfig
 
 type Sums = dict[str, Float[Array, ""]]
 type LossFn = Callable[[PyTree, PyTree], tuple[Float[Array, ""], Sums]]
-"""(parameters, micro-batch) -> (objective summed over its parts, {"weight": how many, ...sums})."""
+"""(parameters, micro-batch) -> (summed objective, {"weight": number of terms, other sums})."""
 
 
 def mean_gradient(loss_fn: LossFn, parameters: PyTree, batch: PyTree) -> tuple[Sums, PyTree]:
@@ -74,8 +74,8 @@ def update(
     finite = all_finite(judged)
 
     def take() -> PyTree:
-        # Computed again, element by element: the judged one was reduced as it was computed, so that
-        # no new state is in memory beside the old. Muon's products are not paid for twice.
+        # Computed again: XLA fuses the first computation into the reduction above, so that the new
+        # state is never in memory beside the old one. Muon's matrix products run once only.
         again, opt_state = optimizer.update(gradient, old["opt_state"], old["params"])
         chosen = updates if config.optimizer == "muon" else again
         return {"params": optax.apply_updates(old["params"], chosen), "opt_state": opt_state}
@@ -101,7 +101,7 @@ def all_finite(tree: PyTree) -> Bool[Array, ""]:
 
 def rates(config: OptimConfig, opt_state: PyTree) -> Metrics:
     """The learning rates of the step that begins with this optimizer state."""
-    # The optimizer's own count: it stands still where a step is skipped.
+    # The optimizer's own count, which a skipped step does not raise.
     fraction = make_schedule(config)(optax.tree.get_all_with_path(opt_state, "count")[0][1])
     found = {"learning_rate": config.learning_rate * fraction}
     if config.optimizer == "muon":

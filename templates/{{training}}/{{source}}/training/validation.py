@@ -10,7 +10,7 @@ from ..run_config import option, to_dict
 MAY_BE_ZERO = {
     *("run.seed", "run.eval_every_steps", "run.save_every_steps", "run.artifacts_every_steps"),
     *("run.profile_at_step", "run.keep_checkpoints", "optim.horizon_steps"),
-    *("optim.warmup_steps", "mesh.data"),  # optim.py and sharding.py judge these
+    *("optim.warmup_steps", "mesh.data"),  # checked in optim.py and sharding.py
 }
 
 
@@ -21,7 +21,7 @@ def validate_training[C](config: C, may_be_zero: frozenset[str] = frozenset()) -
     """
     settings: Any = config
     for name, value in to_dict(config).items():
-        # A bool is an int too, and no number of anything.
+        # A bool is an int too, but no count.
         if type(value) is int and value < 1 and name not in MAY_BE_ZERO | may_be_zero:
             raise UserError(
                 got=option(name, value),

@@ -5,7 +5,7 @@ import platform
 import pytest
 
 from ...errors import UserError
-from ...run_config import TRIO
+from ...run_config import JOB_VARIABLES
 from ...runtime.distributed import start_processes
 from .. import doctor as doctor_module
 from ..doctor import doctor
@@ -13,7 +13,7 @@ from ..doctor import doctor
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch):
-    for name in (*TRIO, "SLURM_JOB_ID", "SLURM_STEP_NODELIST", "JAX_DEBUG_NANS"):
+    for name in (*JOB_VARIABLES, "SLURM_JOB_ID", "SLURM_STEP_NODELIST", "JAX_DEBUG_NANS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
 
@@ -38,16 +38,16 @@ def test_a_sound_environment_exits_0(tmp_path, capsys):
     ],
 )
 def test_a_wrong_trio_fails(tmp_path, monkeypatch, capsys, values):
-    for name, value in zip(TRIO, values, strict=False):
+    for name, value in zip(JOB_VARIABLES, values, strict=False):
         monkeypatch.setenv(name, value)
     assert doctor(run_dir=tmp_path) == 2
     assert "to do" in capsys.readouterr().out.partition("fail")[2]
-    with pytest.raises(UserError, match=f"{TRIO[0]}={values[0]}"):
+    with pytest.raises(UserError, match=f"{JOB_VARIABLES[0]}={values[0]}"):
         start_processes()
 
 
 def test_a_right_trio_is_shown(tmp_path, monkeypatch, capsys):
-    for name, value in zip(TRIO, ("host:1234", "2", "1"), strict=True):
+    for name, value in zip(JOB_VARIABLES, ("host:1234", "2", "1"), strict=True):
         monkeypatch.setenv(name, value)
     assert doctor(run_dir=tmp_path) == 0
     assert "JAX_PROCESS_ID=1" in capsys.readouterr().out

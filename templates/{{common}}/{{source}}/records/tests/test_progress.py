@@ -1,4 +1,4 @@
-"""Figures read as their names say; the bar and the plain lines carry them."""
+"""Values are shown with the unit in their name, in the bar and in plain lines."""
 
 import io
 

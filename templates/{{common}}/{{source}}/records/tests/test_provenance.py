@@ -1,4 +1,4 @@
-"""Where a run comes from: the code's state and nobody's machine."""
+"""Provenance follows the state of the code and names no machine."""
 
 import json
 import platform

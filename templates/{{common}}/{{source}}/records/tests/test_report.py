@@ -1,4 +1,4 @@
-"""The report is whole, offline and harmless, however hostile its strings; metrics are plotted."""
+"""The report is well-formed, works offline and escapes hostile strings; metrics are plotted."""
 
 import json
 from html.parser import HTMLParser

@@ -1,4 +1,4 @@
-"""A file appears whole or not at all, and what a kill tore off costs one line."""
+"""A file appears whole or not at all; a kill during an append costs one line at most."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Trackers go on in the run they have begun, and say how to be installed."""
+"""Trackers continue their run after a resume; a missing one says how to install it."""
 
 import struct
 import sys

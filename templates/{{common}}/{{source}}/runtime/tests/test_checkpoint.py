@@ -1,4 +1,4 @@
-"""Damaged checkpoints are set aside, the one before is used; older code's are still read."""
+"""Damaged checkpoints are renamed and the one before is used; those of older code are read."""
 
 import dataclasses
 import logging

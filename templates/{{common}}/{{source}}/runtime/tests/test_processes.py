@@ -1,4 +1,4 @@
-"""Two processes over gloo: one sequence, one decision to stop, one end."""
+"""Two processes over gloo give the draws of one, stop at one step and end together."""
 
 import os
 import signal

@@ -44,7 +44,7 @@ def test_memory_is_the_states_and_the_sharding_shows(step: Any) -> None:
     assert counts["all-reduce"] + counts["reduce-scatter"] > 0  # gradients
 
 
-def test_one_device_talks_to_nobody() -> None:
+def test_one_device_needs_no_collective() -> None:
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     workload = make_dry_workload(CONFIG, mesh)
     assert not cost.count_collectives(cost.compile_step(workload, 0, mesh))

@@ -1,4 +1,4 @@
-"""Text survives tokenizers unchanged, and BOS comes from nowhere but `bos_id`."""
+"""Tokenizers return any text unchanged, and no text encodes to BOS."""
 
 import json
 from pathlib import Path

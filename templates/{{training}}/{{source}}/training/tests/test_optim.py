@@ -1,4 +1,4 @@
-"""The optimizer does what its settings say, by the closed forms of its schedule and its updates."""
+"""Schedule and updates follow their closed forms, and every setting of the optimizer acts."""
 
 from dataclasses import fields, replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""A batch has one gradient however it is split, and an update is taken whole or not at all."""
+"""Any split of a batch gives one gradient; a non-finite update changes only the counters."""
 
 from dataclasses import replace
 from typing import Any
