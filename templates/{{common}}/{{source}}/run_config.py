@@ -66,8 +66,8 @@ def job_variables() -> tuple[str, int, int] | None:
     if not (numbers and re.fullmatch(r"(\[.+\]|[^:/]+):\d+", address)):
         raise UserError(
             got=" ".join(f"{name}={value}" for name, value in given.items()),
-            expected=f"all of {', '.join(JOB_VARIABLES)}: host:port of process 0, the number of processes, "
-            "and this one's, from 0 to that number - 1",
+            expected=f"all of {', '.join(JOB_VARIABLES)}: host:port of process 0, the number of "
+            "processes, and the index of this one, from 0 on",
             do="correct them in every process, or unset all three",
         )
     return address, int(count), int(index)
