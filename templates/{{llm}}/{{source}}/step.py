@@ -107,7 +107,8 @@ def train_step(
         return objective(learner, params, micro_batch["tokens"])
 
     means, gradient = mean_gradient(loss_fn, state["params"], batch)
-    state, metrics = update(learner.config.optim, learner.optimizer, state, gradient, means)
+    labels = annotation(learner.declared, "label")
+    state, metrics = update(learner.config.optim, learner.optimizer, labels, state, gradient, means)
     return state, metrics, {}
 
 

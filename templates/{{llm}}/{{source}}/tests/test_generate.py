@@ -196,5 +196,5 @@ def test_reading_passes_over_a_damaged_checkpoint_and_touches_nothing(
 
 
 def test_opening_nothing_says_how_to_train(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="train demo --run-dir"):
+    with pytest.raises(UserError, match=r"(?s)without a checkpoint.*--run-dir"):
         open_run(str(tmp_path))

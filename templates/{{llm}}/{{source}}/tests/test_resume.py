@@ -11,7 +11,7 @@ import pytest
 
 from ..errors import Exit
 from ..records.store import read_lines
-from ..runtime.tests.children import Child, command, optimised, start_two
+from ..runtime.tests.children import Child, command, kill_thrice, optimised, start_two
 
 TINY = (
     "train --data.tokenizer byte --data.seq-len 32 --data.batch-size 8 "
@@ -43,22 +43,12 @@ def losses(folder: Path) -> dict[int, float]:
     return {r["step"]: r["loss"] for r in read_lines(folder / "metrics.jsonl")}
 
 
-def saving(folder: Path) -> bool:
-    return any(folder.glob("checkpoints/*/*orbax-checkpoint-tmp*"))
-
-
 def test_three_kills_change_no_bit(tmp_path: Path) -> None:
     run_dir, log = tmp_path / "killed", tmp_path / "log"
     start_run = partial(start, tmp_path, run=optimised)  # as users' runs are compiled
-    for kill in range(3):
-        child = start_run("killed", "--steps 10000 --save-every-steps 9")
-        before = max(losses(run_dir), default=0)
-        child.wait_for(lambda before=before: max(losses(run_dir), default=0) > before + 20)
-        if kill:  # the first dies between saves, the others while one is being written
-            child.wait_for(lambda: saving(run_dir))
-        child.process.kill()
-        child.process.join()
-    steps = max(losses(run_dir)) + 20
+    steps = 20 + kill_thrice(
+        lambda: start_run("killed", "--steps 10000 --save-every-steps 9"), run_dir
+    )
     assert start_run("killed", f"--steps {steps}").code() == Exit.DONE, log.read_text()
     assert start_run("calm", f"--steps {steps}").code() == Exit.DONE, log.read_text()
     assert losses(run_dir) == losses(tmp_path / "calm")

@@ -4,6 +4,7 @@ Pure functions of a state {"params", "opt_state", "step", "skipped", ...}. Knows
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -57,6 +58,7 @@ def init_update(
 def update(
     config: OptimConfig,
     optimizer: optax.GradientTransformation,
+    labels: PyTree,
     state: State,
     gradient: PyTree,
     means: Sums,
@@ -64,26 +66,40 @@ def update(
     """The state after clipping and `optimizer`, and `means` with norm, rates and `skipped`.
 
     Where a mean, the gradient or any float of the new parameters and optimizer state is not finite,
-    all stays as it was but for `step` and `skipped`, which go up by one.
+    all stays as it was but for `step` and `skipped`, which go up by one. labels: as in
+    `make_optimizer`.
     """
     norm = optax.tree.norm(gradient)
     gradient = clip(gradient, norm, config.clip_norm)
     old = {name: state[name] for name in ("params", "opt_state")}
-    updates, opt_state = optimizer.update(gradient, old["opt_state"], old["params"])
-    judged = (means, norm, opt_state, optax.apply_updates(old["params"], updates))
-    finite = all_finite(judged)
 
-    def take() -> PyTree:
-        # Computed again: XLA fuses the first computation into the reduction above, so that the new
-        # state is never in memory beside the old one. Muon's matrix products run once only.
-        again, opt_state = optimizer.update(gradient, old["opt_state"], old["params"])
-        chosen = updates if config.optimizer == "muon" else again
-        return {"params": optax.apply_updates(old["params"], chosen), "opt_state": opt_state}
+    def moved(gradient: PyTree) -> PyTree:
+        updates, opt_state = optimizer.update(gradient, old["opt_state"], old["params"])
+        return {"params": optax.apply_updates(old["params"], updates), "opt_state": opt_state}
 
-    new = jax.lax.cond(finite, take, lambda: old)
+    tried = moved(gradient)
+    params = jax.tree.map(partial(bounded, config), labels, old["params"], tried["params"])
+    finite = all_finite((means, norm, params, tried["opt_state"]))
+    # Computed again, from a gradient that waits for the verdict: XLA only reduces the first result
+    # and writes this one over the old state. A selection between the first result and the old state
+    # would keep up to 1.5 copies of the parameters more.
+    waiting = jax.tree.map(lambda x: jnp.where(finite, x, 0), gradient)
+    new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved(waiting), old)
     new |= {"step": state["step"] + 1, "skipped": state["skipped"] + ~finite}
     metrics = means | {"grad_norm": norm} | rates(config, old["opt_state"])
     return state | new, metrics | {"skipped": new["skipped"]}
+
+
+def bounded(config: OptimConfig, label: str, old: Array, new: Array) -> Array:
+    """What is finite where `new` is, without Muon's matrix products: `new`, or a bound of it.
+
+    Muon's directions are orthogonal up to its iteration's error: no number of one exceeds
+    1.3 sqrt(max(1, rows / columns)) once the momentum is finite. The bound is many times that.
+    """
+    if config.optimizer != "muon" or label != "matrix":
+        return new
+    step = config.muon_learning_rate * (sum(old.shape) + config.weight_decay * jnp.abs(old).max())
+    return jnp.abs(old).max() + step
 
 
 def clip(gradient: PyTree, norm: Float[Array, ""], limit: float) -> PyTree:

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 
 from ... import cli
+from ...records.store import read_lines
 from ...run_config import RunConfig
 from .. import loop
 from ..distributed import start_processes
@@ -69,6 +70,23 @@ def start_two(
         )
         for index in range(2)
     ]
+
+
+def steps_of(run_dir: Path) -> list[int]:
+    """Steps in metrics.jsonl."""
+    return [record["step"] for record in read_lines(run_dir / "metrics.jsonl")]
+
+
+def kill_thrice(start: Callable[[], Child], run_dir: Path) -> int:
+    """Kill a run between saves, then twice while one is being written; the last step it logged."""
+    for in_save in (False, True, True):
+        child, before = start(), max(steps_of(run_dir), default=0)
+        child.wait_for(lambda before=before: max(steps_of(run_dir), default=0) > before + 20)
+        if in_save:
+            child.wait_for(lambda: any(run_dir.glob("checkpoints/*/*orbax-checkpoint-tmp*")))
+        child.process.kill()
+        child.process.join()
+    return max(steps_of(run_dir))
 
 
 def _enter(

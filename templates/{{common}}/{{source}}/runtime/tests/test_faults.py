@@ -11,13 +11,8 @@ import numpy as np
 import pytest
 
 from ...errors import Exit
-from ...records.store import read_lines
 from ..sink import read_outputs
-from .children import Child, hang, train_sampler
-
-
-def steps_of(run_dir: Path) -> list[int]:
-    return [record["step"] for record in read_lines(run_dir / "metrics.jsonl")]
+from .children import Child, hang, steps_of, train_sampler
 
 
 def test_twenty_kills_leave_no_gap_and_no_duplicate(tmp_path: Path) -> None:

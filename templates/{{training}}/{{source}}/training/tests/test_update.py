@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from ..optim import make_optimizer
 from ..optim_config import OptimConfig
-from ..update import Sums, clip, init_update, mean_gradient, update
+from ..update import Sums, bounded, clip, init_update, mean_gradient, update
 
 
 def loss_fn(parameters: Array, rows: Array) -> tuple[Array, Sums]:
@@ -60,7 +60,7 @@ MEANS = {"loss": jnp.asarray(3.0)}
 def stepped(config: OptimConfig, steps: int = 1, **changes: Any) -> tuple[Any, Any, Any]:
     """State after some ordinary updates, that with `changes`, and what one update makes of it."""
     optimizer = make_optimizer(config, LABELS, True)
-    step = jax.jit(lambda state, *found: update(config, optimizer, state, *found))
+    step = jax.jit(lambda state, *found: update(config, optimizer, LABELS, state, *found))
     state = init_update(optimizer, PARAMETERS, jax.random.key(0))
     for _ in range(steps):
         state, _ = step(state, GRADIENT, MEANS)
@@ -172,3 +172,21 @@ def test_clipping_bounds_the_global_norm(limit: float, norm: float) -> None:
     moment = optax.tree.norm(optax.tree.get(state["opt_state"], "mu"))
     np.testing.assert_allclose(moment, (1 - 0.75) * norm, rtol=1e-4)
     np.testing.assert_allclose(metrics["grad_norm"], 40.0, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 4, 64), (2, 64, 4), (1, 1, 256)])
+def test_the_bound_of_a_muon_update_holds(shape: tuple[int, ...]) -> None:
+    config = replace(CONFIG, optimizer="muon", weight_decay=0.5)
+    optimizer = make_optimizer(config, {"stack": "matrix"}, True)
+    params = {"stack": jax.random.normal(jax.random.key(1), shape) / 100}
+    state = init_update(optimizer, params, jax.random.key(0))
+    for scale in (1e-6, 1.0, 1e6):
+        gradient = {"stack": scale * jax.random.normal(jax.random.key(2), shape)}
+        new, _ = update(config, optimizer, {"stack": "matrix"}, state, gradient, MEANS)
+        new_params = new["params"]["stack"]
+        assert jnp.abs(new_params).max() <= bounded(config, "matrix", params["stack"], new_params)
+    for name, label in (("adamw", "matrix"), ("muon", "embedding")):
+        assert (
+            bounded(replace(config, optimizer=name), label, params["stack"], new_params)
+            is new_params
+        )
