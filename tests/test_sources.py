@@ -19,7 +19,7 @@ READING = ["cli", "commands.train", "config", "workload", "step", "model", "trai
 READING += ["runtime.loop", "runtime.checkpoint", "records.store"]
 # What shows a run, which a core may do without; and what training loads only where it needs it.
 SHOWN = {"records.plots", "records.report", "records.trackers"}
-LEAVES = {"records.plots", "records.report", "generate", "hub"}
+LEAVES = {"records.plots", "records.report", "trained", "hub"}
 LONG_FUNCTIONS = {("runtime.loop", "run")}  # the one place where a run reads top to bottom
 LAYERS = [layer for layer in sorted(TEMPLATES.iterdir()) if layer.is_dir()]
 FILES = [file for layer in LAYERS for file in layer_files(layer)]
@@ -143,12 +143,12 @@ def test_imports_are_found() -> None:
 
 def test_sizes() -> None:
     train = of_ours(reached("commands.train", later=True)) - SHOWN - {"text", *room("text")}
-    assert weight(train) <= 2300, sorted(train)
+    assert weight(train) <= 2500, sorted(train)
     for kind in choices("kind"):
         own = {module for module, file in MODULES.items() if f"{{{{{kind}}}}}" in file.parts}
         assert own
         assert weight(own) <= 1800, kind
-    assert weight(set(MODULES)) <= 3800
+    assert weight(set(MODULES)) <= 4000
     for file in PYTHON:
         assert lines(file) <= 300, f"{file}: {lines(file)} lines"
 
