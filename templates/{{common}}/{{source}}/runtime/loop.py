@@ -81,6 +81,10 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
             sink.add(step, outputs)
         return values
 
+    def log_pending(pending: tuple[int, Metrics, Outputs] | None) -> None:
+        if pending is not None:
+            recorder.step(pending[0], settle(*pending))
+
     def evaluate(state: State) -> dict[str, float]:
         if workload.evaluate is None:
             return {}
@@ -97,27 +101,29 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
         watch = stack.enter_context(closing(Watch(run_config.hang_timeout_s)))
         with StopRequest().listening() as stop:
             for step in range(first + 1, 1 + (first if finished else run_config.steps)):
+                at_start, at_end = step == first + 1, step == run_config.steps
+                saving = _due(step, run_config.save_every_steps) or at_end
+                evaluating = _due(step, run_config.eval_every_steps) or at_end
+                showing = _due(step, run_config.artifacts_every_steps) or at_end
+                waiting = saving or evaluating or showing or at_start
+                if waiting:  # so that no record of the step before shares the time of this one
+                    log_pending(pending)
+                    pending = None
                 clock.enter("data_wait")
                 batch = batches.take()
-                clock.enter("compile" if step == first + 1 else "step")
+                clock.enter("compile" if at_start else "step")
                 recorder.profile(step)
                 with one_compilation.watching(state, batch):
                     state, metrics, outputs = step_fn(state, batch)
                 cursor += workload.stride
-                # Read one step late, so that the device never waits for the host.
-                if pending is not None:
-                    recorder.step(pending[0], settle(*pending))
+                log_pending(pending)  # one step late, so that the device never waits for the host
                 pending = (step, metrics, outputs)
-
                 code = stop.decide(step)
-                at_end = step == run_config.steps
-                saving = _due(step, run_config.save_every_steps) or at_end or code is not None
-                evaluating = _due(step, run_config.eval_every_steps) or at_end
-                showing = _due(step, run_config.artifacts_every_steps) or at_end
-                if not (saving or evaluating or showing or step == first + 1):
+                saving |= code is not None
+                if not (waiting or saving):
                     continue
                 values, pending = settle(*pending), None
-                if step == first + 1:
+                if at_start:
                     recorder.compiled(compilations.seconds)
                 if evaluating:
                     values |= evaluate(state)
