@@ -221,7 +221,7 @@ def losses_of(run: Path) -> dict[int, float]:
 
 
 def test_a_run_begun_at_a_past_release_goes_on_after_the_update(
-    repository: Path, acorn: Path, tmp_path: Path
+    repository: Path, tmp_path: Path
 ) -> None:
     corpus = tmp_path / "corpus"
     corpus.mkdir()
@@ -242,7 +242,7 @@ def test_a_run_begun_at_a_past_release_goes_on_after_the_update(
     uv(project, "sync")
     uv(project, *train, "--run-dir", "runs/past", "--steps", "40")
 
-    uv(acorn, *train, "--run-dir", f"{tmp_path}/whole", "--steps", "40")
+    uv(project, *train, "--run-dir", f"{tmp_path}/whole", "--steps", "40")
     went_on, whole = losses_of(project / "runs" / "past"), losses_of(tmp_path / "whole")
     assert list(went_on) == list(whole) == list(range(1, 41))
     assert {step: went_on[step] for step in past} == past, "steps before the update ran again"

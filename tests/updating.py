@@ -111,7 +111,7 @@ def follow(commands: list[str], project: Path) -> str:
     found = [str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]
     who = {f"GIT_{role}_{what}": "t@example.org" for role in ROLES for what in ("NAME", "EMAIL")}
     environment = os.environ | who | {"PATH": os.pathsep.join(found), "GIT_EDITOR": "false"}
-    script = "\n".join(("set -e", *commands))
+    script = "\n".join(commands)
     done = subprocess.run(
         ["bash", "-c", script], cwd=project, env=environment, capture_output=True, text=True
     )

@@ -86,8 +86,7 @@ def parse(argv: list[str]) -> functools.partial[int]:
                 do="presets are functions in config.py; add one, or override fields: --steps 20",
             )
         settings = functools.partial(command, config=PRESETS[preset]())
-    bound = tyro.cli(_binder(settings), args=rest, prog=f"{_program()} {name}")
-    return bound
+    return tyro.cli(_binder(settings), args=rest, prog=f"{_program()} {name}")
 
 
 @functools.cache

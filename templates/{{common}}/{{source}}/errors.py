@@ -10,7 +10,7 @@ class Exit(enum.IntEnum):
     BUG = 1
     USER = 2  # configuration or input
     PREEMPTED = 42  # saved after SIGTERM: run the same command again
-    HUNG = 43  # no step finished within `hang_timeout_s`
+    HUNG = 43  # nothing was done within `hang_timeout_s`
     INTERRUPTED = 130  # Ctrl-C, after a save
 
 

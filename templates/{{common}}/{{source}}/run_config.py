@@ -12,13 +12,18 @@ from typing import Any
 from .errors import UserError
 
 
-def identity(default: Any) -> Any:
+def identity(default: Any, least: int = 1) -> Any:
     """A field that defines the run: a resume with another value is refused.
 
     The default of a field that is added later must keep the earlier behaviour: a checkpoint without
     the field is taken to have been trained with that default.
     """
-    return dataclasses.field(default=default, metadata={"identity": True})
+    return dataclasses.field(default=default, metadata={"identity": True, "least": least})
+
+
+def setting(default: Any, least: int) -> Any:
+    """A field whose lower bound is not 1, as it is for all other whole numbers."""
+    return dataclasses.field(default=default, metadata={"least": least})
 
 
 # Removed identity fields -> the value that the code without them implements.
@@ -33,16 +38,16 @@ class RunConfig:
 
     run_dir: str = "runs/default"  # config, metrics, checkpoints, plots and report go here
     steps: int = 1000  # stop at this step; a larger number continues a finished run
-    seed: int = identity(0)  # the only source of randomness: initial values, data order, noise
+    seed: int = identity(0, least=0)  # of initial values, order of the data, noise
     log_every_steps: int = 10  # a line in metrics.jsonl; its loss is the mean of these steps
-    eval_every_steps: int = 100  # held-out evaluation; 0 = only at the end
-    save_every_steps: int = 100  # asynchronous checkpoint; 0 = only at the end
-    artifacts_every_steps: int = 0  # images or text of the progress; 0 = only at the end
-    keep_checkpoints: int = 2  # the newest; an older one goes when a newer is written; 0 = all
-    max_skipped_steps: int = 10  # stop after so many non-finite steps in a row
+    eval_every_steps: int = setting(100, least=0)  # held-out figures; 0 = only at the end
+    save_every_steps: int = setting(100, least=0)  # checkpoint; 0 = only at the end
+    artifacts_every_steps: int = setting(0, least=0)  # images or text; 0 = only at the end
+    keep_checkpoints: int = setting(2, least=0)  # the newest ones; 0 = all
+    max_skipped_steps: int = 10  # stop after so many skipped steps in a row
     hang_timeout_s: float = 1800.0  # exit 43 after so long without progress; 0 = off
     prefetch_workers: int = 1  # threads that make batches ahead of need
-    profile_at_step: int = 0  # write a profiler trace from this step on; 0 = off
+    profile_at_step: int = setting(0, least=0)  # write a profiler trace from this step on; 0 = off
     profile_steps: int = 3  # length of that trace
     trackers: tuple[str, ...] = ("tensorboard",)  # also: wandb mlflow
 
@@ -51,7 +56,7 @@ class RunConfig:
 class MeshConfig:
     """Devices along each mesh axis; the product is the device count of all processes."""
 
-    data: int = -1  # replicas of the model; -1 = all devices that the other axes leave
+    data: int = setting(-1, least=-1)  # replicas; -1 = all devices that the others leave
     fsdp: int = 1  # replicas that share parameters and optimizer state
     tensor: int = 1  # splits the matrices of each layer
 
@@ -71,6 +76,21 @@ def job_variables() -> tuple[str, int, int] | None:
             do="correct them in every process, or unset all three",
         )
     return address, int(count), int(index)
+
+
+def check_numbers(config: Any, prefix: str = "") -> None:
+    """Raise where a whole number is below the bound at its field; 1 where none is given."""
+    for field in dataclasses.fields(config):
+        name, value = prefix + field.name, getattr(config, field.name)
+        least = field.metadata.get("least", 1)
+        if dataclasses.is_dataclass(value):
+            check_numbers(value, f"{name}.")
+        elif isinstance(value, int) and not isinstance(value, bool) and value < least:
+            raise UserError(
+                got=option(name, value),
+                expected=f"at least {least}",
+                do="correct it, or leave it out",
+            )
 
 
 def option(name: str, value: Any) -> str:

@@ -12,8 +12,7 @@ import tyro
 from .errors import UserError
 from .run_config import MeshConfig, RunConfig, identity
 from .text.settings import DataConfig
-from .training.optim_config import OptimConfig
-from .training.validation import validate_training
+from .training.optim_config import OptimConfig, validate_training
 
 
 @dataclass(frozen=True)

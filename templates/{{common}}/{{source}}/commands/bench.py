@@ -26,6 +26,7 @@ def bench(*, config: Settings, timed_steps: int = 20) -> int:
 
     config = validate(config)
     start()
+    jax.config.update("jax_enable_compilation_cache", False)  # its compile time is asked for
     mesh = make_mesh(config.mesh)
     workload = make_workload(config, mesh)
     input_s = cost.time_input(workload, timed_steps)

@@ -118,7 +118,7 @@ class Recorder:
         self,
         steps: int,
         summary_extra: dict[str, Any],
-        sections: dict[str, Section] | None = None,
+        sections: dict[str, Section],
     ) -> None:
         """Write summary.json, sections.json, plots and report.html, and print the summary."""
         self.close()
@@ -150,8 +150,8 @@ class Recorder:
         summary |= {k: v for k, v in last.items() if k not in (*summary, "step")}
         summary |= attempts | summary_extra
         summary = {k: telemetry.plain(v) for k, v in summary.items()}
-        store.write_json(self._dir / "sections.json", _plain_sections(sections or {}))
-        # After the sections, because `reported` takes it for the end of the run.
+        store.write_json(self._dir / "sections.json", _plain_sections(sections))
+        store.remove(self._dir / "report.html")  # `reported` takes the new one for the end
         store.write_json(self._dir / "summary.json", summary)
         from .report import format_summary, write_report  # matplotlib takes a second to import
 
@@ -179,9 +179,10 @@ class Recorder:
 
 
 def reported(run_dir: Path, step: int) -> bool:
-    """Whether the summary of a run that ended at `step` has been written."""
+    """Whether summary and report of a run that ended at `step` have been written."""
     try:
-        return bool(store.read_json(run_dir / "summary.json")["steps"] == step)
+        summary = store.read_json(run_dir / "summary.json")
+        return bool(summary["steps"] == step) and store.exists(run_dir / "report.html")
     except (OSError, ValueError, KeyError):
         return False
 

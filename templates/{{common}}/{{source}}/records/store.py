@@ -19,7 +19,7 @@ def write(
 ) -> None:
     """Put a file in place by a rename; `content` may be a function that fills an open file.
 
-    `sync` waits for the disk, so that the file outlives a power cut.
+    `sync` waits until the content is on disk.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
@@ -41,6 +41,16 @@ def write(
 def read(path: Path) -> bytes:
     """The content of a file; OSError where it cannot be read."""
     return path.read_bytes()
+
+
+def reading(path: Path) -> BinaryIO:
+    """A file open for reading, to be used in a `with`."""
+    return path.open("rb")
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a file or folder of this name."""
+    return path.exists()
 
 
 def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
@@ -67,7 +77,7 @@ def append(path: Path, line: str) -> None:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """All whole JSON objects of a file of lines, without a torn one; none if there is no file."""
     found = []
-    for line in read(path).splitlines() if path.exists() else []:
+    for line in read(path).splitlines() if exists(path) else []:
         with contextlib.suppress(ValueError):
             if isinstance(record := json.loads(line), dict):
                 found.append(record)

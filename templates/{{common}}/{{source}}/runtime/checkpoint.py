@@ -41,7 +41,6 @@ class Checkpoints:
         self._folder, self._keep = folder.absolute(), keep
         self._thread: threading.Thread | None = None
         self._error: str | None = None
-        self.last_saved = -1
 
     def save(
         self,
@@ -63,7 +62,6 @@ class Checkpoints:
             "processes": jax.process_count(),
             "tree": describe_tree(state),
         }
-        self.last_saved = step
         try:
             response = ocp.save_async(path / "state", state)
         except Exception as error:
@@ -113,8 +111,9 @@ class Checkpoints:
 
     def _delete_old(self) -> None:
         committed = [step for step in self._steps() if self._committed(step)]
-        for step in committed[: -self._keep] if self._keep > 0 else ():
-            store.remove(self._path(step))
+        if self._keep:
+            for step in committed[: -self._keep]:
+                store.remove(self._path(step))
 
     def restore(
         self, abstract: State, must_match: dict[str, Any], defaults: dict[str, Any]
@@ -129,7 +128,6 @@ class Checkpoints:
         path, manifest = found
         _check_identity(path, manifest["identity"], must_match, defaults)
         _check_tree(path, manifest["tree"], describe_tree(abstract))
-        self.last_saved = manifest["step"]
         return load(path, abstract), manifest
 
     def newest(self, *, repair: bool = True) -> tuple[Path, dict[str, Any]] | None:
@@ -174,10 +172,11 @@ class Checkpoints:
         path = self._path(step)
         try:
             expected: dict[str, str] = {}
-            for part in sorted(path.glob("files-*.json")):
-                expected |= store.read_json(part)
+            for name in store.names(path):
+                if name.startswith("files-") and name.endswith(".json"):
+                    expected |= store.read_json(path / name)
             for name in sorted(expected)[jax.process_index() :: jax.process_count()]:
-                if not (path / name).exists():
+                if not store.exists(path / name):
                     return f"{name} is missing, expected SHA-256 {expected[name]}"
                 if (got := store.sha256(path / name)) != expected[name]:
                     return f"{name} has SHA-256 {got}, expected {expected[name]}"
@@ -207,7 +206,7 @@ class Checkpoints:
             processes = store.read_json(path / "manifest.json")["processes"]
         except (OSError, ValueError, KeyError):
             processes = 1  # damaged or missing: if it was committed, `restore` sets it aside
-        return all((path / f"files-{i}.json").exists() for i in range(processes))
+        return all(store.exists(path / f"files-{i}.json") for i in range(processes))
 
 
 def load(path: Path, abstract: Any) -> Any:

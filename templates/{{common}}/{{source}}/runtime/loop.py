@@ -92,6 +92,7 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
             return workload.evaluate(state, watch.beat)
 
     # ---- the loop ----
+    can_evaluate, can_show = workload.evaluate is not None, workload.artifacts is not None
     code, pending, step = None, None, first
     with ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
@@ -103,8 +104,8 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
             for step in range(first + 1, 1 + (first if finished else run_config.steps)):
                 at_start, at_end = step == first + 1, step == run_config.steps
                 saving = _due(step, run_config.save_every_steps) or at_end
-                evaluating = _due(step, run_config.eval_every_steps) or at_end
-                showing = _due(step, run_config.artifacts_every_steps) or at_end
+                evaluating = can_evaluate and (_due(step, run_config.eval_every_steps) or at_end)
+                showing = can_show and (_due(step, run_config.artifacts_every_steps) or at_end)
                 waiting = saving or evaluating or showing or at_start
                 if waiting:  # so that no record of the step before shares the time of this one
                     log_pending(pending)
@@ -134,9 +135,6 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
                 recorder.step(
                     step, values, force=evaluating or at_end or finished or code is not None
                 )
-                if (showing or finished) and workload.artifacts is not None:
-                    with clock.measure("artifacts"):
-                        recorder.artifacts(step, workload.artifacts(state, watch.beat))
                 if saving:
                     with clock.measure("checkpoint"):
                         began_s = time.monotonic()
@@ -146,6 +144,9 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
                             step, state, about | so_far | {"finished": finished}, sink.durable
                         )
                         recorder.saved(time.monotonic() - began_s)
+                if workload.artifacts is not None and (showing or finished):
+                    with clock.measure("artifacts"):
+                        recorder.artifacts(step, workload.artifacts(state, watch.beat))
                 if finished or code is not None:
                     break
         clock.enter("checkpoint")

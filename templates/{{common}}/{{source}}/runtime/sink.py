@@ -1,15 +1,18 @@
-"""The default sink: outputs of every step that counts, in `.npz` parts beside the checkpoints.
+"""The default sink: outputs of every step that counts, in `.npz` files beside the checkpoints.
 
-    outputs/00000014-0.npz   steps after the part before it up to 14, as process 0 holds them
+    outputs/00000014-0.npz   steps after the file before it up to 14, as process 0 holds them
 
-Each process writes the shards that it holds; nothing is gathered. A part ends at every save and is
-on disk before that checkpoint commits. A resume deletes the parts beyond its checkpoint.
+Each process writes the shards that it holds; nothing is gathered. A file ends at every save and is
+on disk before that checkpoint commits. A resume deletes the files beyond its checkpoint.
 """
 
+import re
 import threading
+from collections import Counter, defaultdict
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import numpy as np
@@ -17,103 +20,119 @@ import numpy as np
 from ..contract import Outputs
 from ..records import store
 
-MAX_BYTES = 1 << 28  # in the host's memory before a part is written between two saves
-
-type Part = tuple[int, dict[str, np.ndarray]]
-"""Last step, and "name/offset,offset" -> this shard over the part's steps; "step" -> the steps."""
+FILE = re.compile(r"(\d{8,})-\d+\.npz(\.part)?")
+BLOCK_BYTES = 1 << 28  # of outputs that are collected before a file is written between two saves
+WAITING_BLOCKS = 2  # that may wait for the disk; then the run waits too, and ends if that fails
 
 
 class Parts:
-    """Writes parts in one thread, in order. A part that cannot be written stays and is retried."""
+    """Writes files in one thread, in order; what cannot be written is kept and tried again."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._steps: list[int] = []
-        self._shards: dict[str, list[np.ndarray]] = {}
+        self._shards: defaultdict[str, list[np.ndarray]] = defaultdict(list)
         self._bytes = 0
-        self._unwritten: list[Part] = []
+        self._waiting: list[tuple[int, Any, Any]] = []
         self._lock = threading.Lock()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="sink")
         self._last: Future[None] | None = None
 
     def add(self, step: int, outputs: Outputs) -> None:
-        """Copy this process's shards of one step's outputs to the host."""
+        """Copy this process's shards of one step's outputs to the host. bfloat16 becomes float32.
+
+        Raises OSError where the disk has refused more than may wait in memory.
+        """
         self._steps.append(step)
         for name, array in outputs.items():
-            # The share of one process by count, so that all begin a part at the same step.
-            self._bytes += array.nbytes // jax.process_count()
+            # The same count in all processes, so that their files end at the same steps.
+            holders = 1 if array.is_fully_replicated else jax.process_count()
+            self._bytes += array.nbytes // holders
             for shard in array.addressable_shards:
                 if shard.replica_id == 0:
                     offsets = ",".join(str(part.start or 0) for part in shard.index)
-                    shards = self._shards.setdefault(f"{name}/{offsets}", [])
-                    shards.append(np.asarray(shard.data))
-        if self._bytes >= MAX_BYTES:
-            self.durable()  # at most one part is being written while another one fills
+                    key = f"{name}/{offsets}/{','.join(map(str, array.shape))}"
+                    copy = np.asarray(shard.data)
+                    # NumPy's format does not know the dtypes of ml_dtypes, whose kind is "V".
+                    wide = copy.astype(np.float32) if copy.dtype.kind == "V" else copy
+                    self._shards[key].append(wide)
+        if self._bytes >= BLOCK_BYTES:
             self.write(step)
 
     def write(self, step: int) -> None:
-        """Begin to write what was added since the last part."""
+        """Begin to write what was added since the last file."""
         if self._steps:
-            stacked = {name: np.stack(steps) for name, steps in self._shards.items()}
-            part = (step, {"step": np.array(self._steps)} | stacked)
-            self._steps, self._shards, self._bytes = [], {}, 0
             with self._lock:
-                self._unwritten.append(part)
-        self._last = self._writer.submit(self._write_all)
+                self._waiting.append((step, self._steps, self._shards))
+            self._steps, self._shards, self._bytes = [], defaultdict(list), 0
+        self._last = self._writer.submit(self._write_waiting)
+        if len(self._waiting) > WAITING_BLOCKS:
+            self.durable()
 
     def durable(self) -> None:
-        """Wait for the parts that were begun; raises OSError where one cannot be written."""
+        """Wait for the files that were begun; raises OSError where one cannot be written."""
         if self._last is not None:
             self._last.result()
 
     def cut(self, step: int) -> None:
-        """Delete the parts that go beyond `step`; process 0 does."""
+        """Delete the files that go beyond `step`; process 0 does."""
         if jax.process_index() == 0:
             for name in store.names(self._folder):
-                if not name.endswith(".npz") or int(name.split("-")[0]) > step:
+                found = FILE.fullmatch(name)
+                if found and (found[2] or int(found[1]) > step):
                     store.remove(self._folder / name)
 
     def read(self) -> dict[str, np.ndarray]:
         """Name -> array over all steps on disk, of all processes; "step" says which steps."""
         return read_outputs(self._folder)
 
-    def _write_all(self) -> None:
-        while self._unwritten:
-            step, arrays = self._unwritten[0]
+    def _write_waiting(self) -> None:
+        while self._waiting:
+            step, steps, shards = self._waiting[0]
+            arrays: Any = {name: np.stack(found) for name, found in shards.items()}
             path = self._folder / f"{step:08d}-{jax.process_index()}.npz"
-
-            def fill(file: Any, arrays: dict[str, np.ndarray] = arrays) -> None:
-                np.savez(file, allow_pickle=False, **arrays)
-
-            store.write(path, fill)
+            store.write(path, partial(_save, {"step": np.array(steps)} | arrays))
             with self._lock:
-                self._unwritten.pop(0)
+                self._waiting.pop(0)
 
 
 def read_outputs(folder: Path) -> dict[str, np.ndarray]:
-    """Name -> array with one leading axis over the steps, made whole from the shards."""
-    by_step: dict[int, dict[str, np.ndarray]] = {}
+    """Name -> array with one leading axis over the steps, made whole from the shards.
+
+    ValueError where a process's file is missing.
+    """
+    by_step: dict[str, dict[str, np.ndarray]] = {}
     for name in store.names(folder):
-        with np.load(folder / name) as part:
-            by_step.setdefault(int(name.split("-")[0]), {}).update(part)
-    parts = [_join(arrays) for _, arrays in sorted(by_step.items())]
-    names = parts[0] if parts else {}
-    return {name: np.concatenate([part[name] for part in parts]) for name in names}
+        if (found := FILE.fullmatch(name)) and not found[2]:
+            with store.reading(folder / name) as file:
+                by_step.setdefault(found[1], {}).update(_load(file))
+    wholes = [_join(last_step, arrays) for last_step, arrays in sorted(by_step.items())]
+    names = wholes[0] if wholes else {}
+    return {name: np.concatenate([whole[name] for whole in wholes]) for name in names}
 
 
-def _join(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Shards by "name/offsets" -> whole arrays by name."""
-    whole = {"step": arrays.pop("step")}
-    shards: dict[str, list[tuple[tuple[int, ...], np.ndarray]]] = {}
+def _save(arrays: Any, file: BinaryIO) -> None:
+    np.savez(file, allow_pickle=False, **arrays)
+
+
+def _load(file: BinaryIO) -> dict[str, np.ndarray]:
+    with np.load(file) as arrays:
+        return dict(arrays)
+
+
+def _join(last_step: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Shards by "name/offsets/shape" -> whole arrays by name."""
+    steps = arrays.pop("step")
+    whole, filled = {"step": steps}, Counter[str]()
     for key, shard in arrays.items():
-        name, _, offsets = key.rpartition("/")
-        starts = tuple(int(start) for start in offsets.split(",") if start)
-        shards.setdefault(name, []).append((starts, shard))
-    for name, found in shards.items():
-        ends = [[s + n for s, n in zip(starts, x.shape[1:], strict=True)] for starts, x in found]
-        steps, dtype = len(whole["step"]), found[0][1].dtype
-        whole[name] = np.empty((steps, *np.max(ends, axis=0).astype(int)), dtype)
-        for (starts, shard), end in zip(found, ends, strict=True):
-            box = tuple(slice(s, e) for s, e in zip(starts, end, strict=True))
-            whole[name][:, *box] = shard
+        name, *numbers = key.rsplit("/", 2)
+        offsets, shape = (tuple(int(n) for n in text.split(",") if n) for text in numbers)
+        if name not in whole:
+            whole[name] = np.empty((len(steps), *shape), shard.dtype)
+        box = (slice(o, o + n) for o, n in zip(offsets, shard.shape[1:], strict=True))
+        whole[name][:, *box] = shard
+        filled[name] += shard.size
+    missing = [name for name in filled if filled[name] != whole[name].size]
+    if missing:
+        raise ValueError(f"outputs up to step {last_step}: a file lacks shards of {missing}")
     return whole

@@ -96,7 +96,7 @@ def test_another_model_tokenizer_or_batch_is_refused(tmp_path: Path) -> None:
     for options, says in (
         ("--model.width 32", "model.width=16"),
         ("--data.tokenizer bpe --data.vocab-size 300", "byte"),
-        ("--data.batch-size 6 --optim.micro-batches 4", "divide"),
+        ("--data.batch-size 6", "data.batch_size=8"),
         ("--data.paths nowhere.txt --data.prepared-dir other", "nowhere.txt"),
         ("--model.heads 3 --model.kv-heads 2", "kv_heads"),
         ("--mesh.fsdp 3", "number of cpu devices"),

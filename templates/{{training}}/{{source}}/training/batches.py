@@ -27,11 +27,11 @@ class Rows(Protocol):
 
 
 def fit_micro_batches(optim: OptimConfig, batch_size: int, mesh: Mesh) -> OptimConfig:
-    """The settings with as many micro-batches as fill all replicas: those asked for, or more.
+    """The settings with as many micro-batches as fill all replicas: as asked for, if that divides.
 
-    More, so that a device holds no more rows at a time than was asked for. A batch that does not
-    divide by the data-parallel replicas is refused; a number of micro-batches is not, since another
-    number of hosts with the same batch is the same training.
+    Else more, so that a device holds no more rows at a time than was asked for, and never more than
+    its rows. A batch that does not divide by the data-parallel replicas is refused; a number of
+    micro-batches is not, since another number of hosts with the same batch is the same training.
     """
     replicas = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch_size % replicas:

@@ -1,9 +1,9 @@
-"""Settings of the optimizer and its schedule. Imports no JAX."""
+"""Settings of the optimizer and its schedule, and what is checked in every training. No JAX."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from ..run_config import identity
+from ..run_config import check_numbers, identity
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,16 @@ class OptimConfig:
     beta2: float = identity(0.95)
     clip_norm: float = identity(1.0)  # global gradient norm; 0 = off
     schedule: Literal["cosine", "wsd", "linear"] = identity("cosine")
-    horizon_steps: int = identity(0)  # end of the schedule, which then stays; 0: the run's --steps
-    warmup_steps: int = identity(20)
+    horizon_steps: int = identity(0, least=0)  # end of the schedule; 0 = --steps
+    warmup_steps: int = identity(20, least=0)
     cooldown_fraction: float = identity(0.3)  # of the horizon, wsd only
     final_fraction: float = identity(0.1)  # last learning rate / peak
     micro_batches: int = 1  # gradient accumulation: parts that a batch is split into
+
+
+def validate_training[C](config: C) -> C:
+    """A configuration with `run` and `optim`: its numbers checked, the horizon filled in."""
+    check_numbers(config)
+    settings: Any = config
+    horizon_steps = settings.optim.horizon_steps or settings.run.steps
+    return replace(settings, optim=replace(settings.optim, horizon_steps=horizon_steps))

@@ -169,5 +169,5 @@ def test_finish_leaves_a_report_that_files_alone_make_again(tmp_path, capsys):
         assert text in html
     (tmp_path / "report.html").unlink()
     assert write_report(tmp_path).read_text() == html
-    recorder_of(tmp_path, first=8).finish(8, {})
+    recorder_of(tmp_path, first=8).finish(8, {}, {})
     assert "all chains agree" not in (tmp_path / "report.html").read_text()

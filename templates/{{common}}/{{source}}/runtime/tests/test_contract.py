@@ -185,3 +185,19 @@ def test_prefetch_stops_with_the_loop_and_hands_on_errors(tmp_path: Path) -> Non
     with pytest.raises(RuntimeError, match="seventh"):
         go(config_of(tmp_path, 20, prefetch_workers=3), batch=batch)
     assert [r["step"] for r in read_lines(tmp_path / "metrics.jsonl")] == list(range(1, 8))
+
+
+def test_a_kind_without_evaluation_has_no_records_beside_its_cadence(tmp_path: Path) -> None:
+    go(config_of(tmp_path, 14, log_every_steps=5, eval_every_steps=3, save_every_steps=7))
+    assert [r["step"] for r in read_lines(tmp_path / "metrics.jsonl")] == [5, 10, 14]
+
+
+def test_artifacts_that_raise_lose_no_step(tmp_path: Path) -> None:
+    def broken(state: object, beat: object) -> dict[str, object]:
+        raise ValueError("no such font")
+
+    with pytest.raises(ValueError, match="font"):
+        go(config_of(tmp_path, 5), artifacts=broken)
+    assert (tmp_path / "checkpoints" / "00000005").exists()
+    assert go(config_of(tmp_path, 5)) == Exit.DONE
+    assert len(draws(tmp_path)) == 5

@@ -5,12 +5,14 @@ import os
 import random
 import signal
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ...errors import Exit
+from ..distributed import Watch
 from ..sink import read_outputs
 from .children import Child, hang, steps_of, train_sampler
 
@@ -56,6 +58,13 @@ def test_hang_ends_with_stacks(tmp_path: Path) -> None:
     child = Child(hang, tmp_path / "run", log=tmp_path / "log")
     assert child.code(60) == Exit.HUNG
     assert "in take" in (tmp_path / "log").read_text()
+
+
+def test_a_paused_watch_ends_nothing() -> None:
+    with closing(Watch(0.6)) as watch:
+        with watch.paused():
+            time.sleep(2.0)
+        assert watch._timeout_s == 0.6
 
 
 def test_full_disk_loses_nothing(tmp_path: Path) -> None:

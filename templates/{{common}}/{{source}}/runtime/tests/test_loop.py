@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from ...errors import Exit, UserError
+from ...records import report
 from ...records.store import read_lines
 from ...run_config import MeshConfig, RunConfig
 from .. import loop
@@ -93,7 +94,6 @@ def test_what_was_stopped_after_its_last_save_is_finished_by_the_same_command(
         assert summary["step_ms"] > 0
         assert summary["log_density"] == read_lines(tmp_path / "metrics.jsonl")[-1]["log_density"]
         assert (tmp_path / "report.html").exists()
-        (tmp_path / "report.html").unlink()
 
     with pytest.raises(KeyboardInterrupt):
         go(config_of(tmp_path, 5), finish=killed)
@@ -133,7 +133,7 @@ def test_hang_watch_is_told_by_all_that_takes_long_and_spares_the_last_save(
         artifacts=noted("artifacts", lambda state, beat: beat() or {}),
         finish=noted("finish", lambda state, beat: beat() or ({}, {})),
     )
-    expected = "beat beat evaluate beat beat beat evaluate beat artifacts beat wait "
+    expected = "beat beat evaluate beat beat beat evaluate beat wait artifacts beat "
     expected += "pause wait on finish beat close wait"
     assert " ".join(seen) == expected
 
@@ -204,3 +204,16 @@ def test_another_state_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match=r"\['ballast'\]: float32\[3\]"):
         go(config_of(tmp_path, 9), init=init)
+
+
+def test_a_report_that_was_not_written_is_written_by_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(config_of(tmp_path, 3))
+    with monkeypatch.context() as killed:
+        killed.setattr(report, "write_report", lambda run_dir: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            go(config_of(tmp_path, 5))
+    assert json.loads((tmp_path / "summary.json").read_text())["steps"] == 5
+    assert go(config_of(tmp_path, 5)) == Exit.DONE
+    assert (tmp_path / "report.html").exists()

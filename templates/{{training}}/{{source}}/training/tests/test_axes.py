@@ -1,4 +1,4 @@
-"""The table of axes uses the whole mesh and refuses what would split an array twice."""
+"""The table of axes fits networks: it uses the whole mesh and splits no array twice."""
 
 import pytest
 from jax.sharding import PartitionSpec as P
