@@ -1,6 +1,6 @@
 """The emitted training step as a worker: runs in the grown project's environment.
 
-Builds what `train` builds (guarded, jitted, donated step) on one fixed random batch.
+Builds what `train` builds (jitted, donated step) on one fixed random batch.
 """
 
 import time
@@ -71,8 +71,8 @@ def dump(path):
     model = nnx.merge(learner.graph, nnx.State(params))
     from acorn.attention import attend
 
-    attention = lambda q, k, v, kept: (attend(q, k, v, None, learner.attention), kept)  # noqa: E731
-    logits = model.logits(model(tokens[:, :-1], attention)[0])
+    attention = lambda q, k, v: attend(q, k, v, None, learner.attention)  # noqa: E731
+    logits = model.logits(model(tokens[:, :-1], attention))
     flat = jax.tree_util.tree_leaves_with_path(params)
     arrays = {".".join(str(part.key) for part in path): np.asarray(x) for path, x in flat}
     np.savez(path, tokens=tokens, batch=now["tokens"], logits=logits, losses=losses, **arrays)
