@@ -2,7 +2,7 @@
 
     sh hooks/uv.sh run python benchmarks/compile_time.py [--rounds 3]
 
-Trace, lower and XLA compilation of the guarded step at demo width; every depth once a round, in
+Trace, lower and XLA compilation of the step at demo width; every depth once a round, in
 one process without JAX's persistent cache.
 """
 

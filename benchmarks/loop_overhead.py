@@ -60,7 +60,7 @@ def measure(steps, segments, optimizer):
         left[:] = [time.perf_counter()]
         return {}
 
-    run(replace(workload, evaluate=burst, finish=None), config, mesh)
+    run(replace(workload, evaluate=burst, artifacts=None, finish=None), config, mesh)
     # A segment of the loop lies between two bursts: compare it with their mean.
     around_s = [(a + b) / 2 for a, b in itertools.pairwise(bare_s)]
     print(f"demo, {optimizer}: loop {1e3 * median(loop_s) / steps:.1f} ms a step,")
