@@ -39,7 +39,7 @@ class RunConfig:
     run_dir: str = "runs/default"  # config, metrics, checkpoints, plots and report go here
     steps: int = 1000  # stop at this step; a larger number continues a finished run
     seed: int = identity(0, least=0)  # of initial values, order of the data, noise
-    log_every_steps: int = 10  # a line in metrics.jsonl; its loss is the mean of these steps
+    log_every_steps: int = 10  # a line in metrics.jsonl; its means are over these steps
     eval_every_steps: int = setting(100, least=0)  # held-out figures; 0 = only at the end
     save_every_steps: int = setting(100, least=0)  # checkpoint; 0 = only at the end
     artifacts_every_steps: int = setting(0, least=0)  # images or text; 0 = only at the end

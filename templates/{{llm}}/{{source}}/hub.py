@@ -58,9 +58,13 @@ def hub_config(learner: Learner) -> dict[str, Any]:
             expected="0: neither Qwen3 nor Llama caps its logits",
             do="train without a cap to export, or read the checkpoint with this project",
         )
-    stretch = {"rope_type": "llama3", "factor": c.rope_factor}
-    stretch |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}  # constants of model.rope_table
-    stretch |= {"original_max_position_embeddings": c.rope_context}
+    stretch = {
+        "rope_type": "llama3",
+        "factor": c.rope_factor,
+        "low_freq_factor": 1.0,  # this and the next are constants of model.rope_table
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": c.rope_context,
+    }
     return {
         "architectures": ["Qwen3ForCausalLM" if c.qk_norm else "LlamaForCausalLM"],
         "model_type": "qwen3" if c.qk_norm else "llama",

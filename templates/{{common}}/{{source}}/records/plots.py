@@ -19,7 +19,6 @@ INK, TRAIN, HELDOUT = "#24292f", "#0072b2", "#d55e00"  # of Okabe and Ito, safe 
 MAX_POINTS = 2000  # of one line: more than a figure has pixels
 DPI = 120  # 864 x 468 pixels, sharp on the half of a screen that the report gives a figure
 IN_WORDS = {"per_s": "{} per second", "ms": "milliseconds", "s": "seconds", "bytes": "bytes"}
-FIRST = ("loss", "bits_per_byte")  # then in the order of the records
 
 
 def plot_all(run_dir: Path) -> list[Path]:
@@ -35,7 +34,7 @@ def plot_all(run_dir: Path) -> list[Path]:
 def figures(records: list[Record]) -> dict[str, Figure]:
     """Metric -> figure. `heldout_x` shares the figure of `x`."""
     names = {k.removeprefix("heldout_"): None for r in records for k in r if k != "step"}
-    first = [name for name in FIRST if name in names]
+    first = [name for name in names if any(f"heldout_{name}" in record for record in records)]
     drawn = {name: _draw(name, records) for name in dict.fromkeys([*first, *names])}
     return {name: figure for name, figure in drawn.items() if figure}
 

@@ -97,8 +97,7 @@ def _words(record: Record) -> dict[str, str]:
     rate = next((k for k in record if k.endswith("_per_s")), None)
     heldout = next((k for k in record if k.startswith("heldout_")), None)
     plain = (k for k in record if not k.startswith(("step", "heldout_")) and not UNITS.search(k))
-    main = "loss" if "loss" in record else next(plain, None)
-    words = {k: f"{label(k)} {show(k, record[k])}" for k in (main, heldout) if k}
+    words = {k: f"{label(k)} {show(k, record[k])}" for k in (next(plain, None), heldout) if k}
     return words | ({rate: show(rate, record[rate])} if rate else {})
 
 

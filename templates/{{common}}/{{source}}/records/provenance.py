@@ -11,7 +11,7 @@ from typing import Any
 ANSWERS = ".copier-answers.yml"
 # What affects a run's numbers beside the project's own dependencies.
 BACKENDS = ("jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin")
-PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+PACKAGES = ("jax", "orbax-checkpoint", "numpy")
 
 
 def collect() -> dict[str, Any]:

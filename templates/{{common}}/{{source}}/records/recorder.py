@@ -68,8 +68,8 @@ class Recorder:
             return
         since, busy_s = self._window
         now_s = self._busy_s()
-        record: dict[str, Any] = {"step": step} | values
-        record |= {name: total / count for name, (total, count) in sums.items() if count}
+        means = {name: total / count for name, (total, count) in sums.items() if count}
+        record: dict[str, Any] = {"step": step} | means | values | means  # the means come first
         if step > since:
             step_s = (now_s - busy_s) / (step - since)
             name, units = self._workload.rate

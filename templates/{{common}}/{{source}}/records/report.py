@@ -134,7 +134,7 @@ def _image(path: Path) -> str:
 
 def _warnings(run_dir: Path) -> str:
     path = run_dir / "warnings.log"
-    return "\n".join(_text(path).splitlines()[-WARNING_LINES:]) if path.is_file() else ""
+    return "\n".join(_text(path).splitlines()[-WARNING_LINES:]) if store.exists(path) else ""
 
 
 def _text(path: Path) -> str:

@@ -76,8 +76,10 @@ def append(path: Path, line: str) -> None:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """All whole JSON objects of a file of lines, without a torn one; none if there is no file."""
+    if not exists(path):
+        return []
     found = []
-    for line in read(path).splitlines() if exists(path) else []:
+    for line in read(path).splitlines():
         with contextlib.suppress(ValueError):
             if isinstance(record := json.loads(line), dict):
                 found.append(record)

@@ -57,7 +57,7 @@ class MetricsLog:
 
 def cut_records(path: Path, step: int) -> None:
     """On resume: drop the records beyond `step`, which will be written again. Atomic."""
-    if path.exists():
+    if store.exists(path):
         store.write_lines(path, [r for r in store.read_lines(path) if r.get("step", 0) <= step])
 
 
@@ -77,7 +77,7 @@ def record_warnings(run_dir: Path) -> None:
 class Clock:
     """Assigns each second since its creation to one part, so that the parts add up to wall time.
 
-    Parts: startup, restore, compile, data_wait, step, evaluate, checkpoint (what blocks).
+    Parts: startup, restore, compile, data_wait, step, evaluate, artifacts, checkpoint (what blocks).
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:

@@ -103,7 +103,7 @@ def _wandb(run_dir: Path, config: dict[str, Any], step: int) -> Tracker:
     id_file = run_dir / "wandb_id"
     run = wandb.init(
         project=os.environ.get("WANDB_PROJECT", PROJECT),
-        id=store.read(id_file).decode() if id_file.is_file() else None,
+        id=store.read(id_file).decode() if store.exists(id_file) else None,
         resume="allow",  # W&B ignores steps it has seen; a resume repeats the same values
         name=run_dir.name,
         dir=str(run_dir),
@@ -126,7 +126,7 @@ def _mlflow(run_dir: Path, config: dict[str, Any], step: int) -> Tracker:
     if "MLFLOW_EXPERIMENT_NAME" not in os.environ:
         mlflow.set_experiment(PROJECT)
     id_file = run_dir / "mlflow_id"
-    if id_file.is_file():
+    if store.exists(id_file):
         mlflow.start_run(run_id=store.read(id_file).decode())
     else:
         store.write(id_file, mlflow.start_run(run_name=run_dir.name).info.run_id)

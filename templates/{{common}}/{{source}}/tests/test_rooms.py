@@ -50,6 +50,22 @@ def test_rooms_import_what_stands_below_them() -> None:
     }
 
 
+FILE_CALLS = {"write_text", "write_bytes", "read_text", "read_bytes", "unlink", "rename", "iterdir"}
+FILE_CALLS |= {"glob", "rglob", "rmtree", "touch", "open", "exists", "is_file", "is_dir", "stat"}
+
+
+def test_files_of_a_run_are_read_and_written_in_one_module() -> None:
+    # These two read the machine and the project, not a run.
+    modules = {m for m in MODULES if room(m) in ("runtime", "records")}
+    wrong = []
+    for module in modules - {"records/store", "runtime/start", "records/provenance"}:
+        for node in ast.walk(ast.parse(MODULES[module].read_text())):
+            if isinstance(node, ast.Call):
+                owner, _, name = ast.unparse(node.func).rpartition(".")
+                wrong += [f"{module}: {owner}.{name}"] * (name in FILE_CALLS and owner != "store")
+    assert not wrong
+
+
 def test_no_module_imports_itself_through_others() -> None:
     graph = {module: imported(module, everywhere=False) for module in MODULES}
     graphlib.TopologicalSorter(graph).prepare()  # raises on a cycle, and shows it

@@ -14,10 +14,15 @@ def preflight(*, config: Settings, topology: str = "local") -> int:
     """Compile the real step for a TPU topology (v5e:2x2, v6e:2x4) or these devices: does it fit?"""
     if topology != "local":
         # Read when JAX is imported: look for no TPU, share libtpu with other processes, no logs.
-        os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
-        os.environ |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_STDERR_LOG_LEVEL": "3"}
-        os.environ |= {"TPU_MIN_LOG_LEVEL": "3", "TPU_ACCELERATOR_TYPE": "v5litepod-4"}
-        os.environ |= {"TPU_WORKER_HOSTNAMES": "localhost"}
+        os.environ |= {
+            "JAX_PLATFORMS": "cpu",
+            "TPU_SKIP_MDS_QUERY": "1",
+            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+            "TPU_STDERR_LOG_LEVEL": "3",
+            "TPU_MIN_LOG_LEVEL": "3",
+            "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+            "TPU_WORKER_HOSTNAMES": "localhost",
+        }
     import jax
 
     from ..records.hardware import peaks
