@@ -77,7 +77,7 @@ def record_warnings(run_dir: Path) -> None:
 class Clock:
     """Assigns each second since its creation to one part, so that the parts add up to wall time.
 
-    Parts: startup, restore, compile, data_wait, step, evaluate, artifacts, checkpoint (what blocks).
+    Parts: startup, restore, compile, data_wait, step, evaluate, artifacts, checkpoint (blocking).
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
