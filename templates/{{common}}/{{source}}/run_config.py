@@ -1,29 +1,43 @@
-"""Settings that every kind shares, and the mark that says which fields a resume must match.
+"""Settings that every kind shares, and the marks of a field: its bounds, and what a resume may do.
 
 Imports no JAX, so that `--help` is instant and platform flags can still be set.
 """
 
 import dataclasses
+import functools
+import math
 import os
 import re
+import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from .errors import UserError
 
 
-def identity(default: Any, least: int = 1) -> Any:
-    """A field that defines the run: a resume with another value is refused.
+def setting(
+    default: Any,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    resume: Literal["free", "listed", "equal"] = "free",
+) -> Any:
+    """A field with its bounds, and whether a resume may change it.
 
-    The default of a field that is added later must keep the earlier behaviour: a checkpoint without
-    the field is taken to have been trained with that default.
+    Where no `least` is given, a whole number is at least 1 and any other number is above 0.
     """
-    return dataclasses.field(default=default, metadata={"identity": True, "least": least})
+    bounds = {"least": least, "most": most, "below": below}
+    return dataclasses.field(default=default, metadata=bounds | {"resume": resume})
 
 
-def setting(default: Any, least: int) -> Any:
-    """A field whose lower bound is not 1, as it is for all other whole numbers."""
-    return dataclasses.field(default=default, metadata={"least": least})
+# Defines the run: a resume with another value is refused. The default of a field that is added
+# later must keep the earlier behaviour: a checkpoint without the field is taken to have been
+# trained with that default.
+identity = functools.partial(setting, resume="equal")
+# Concerns only steps to come: a resume may change it, and manifest and report list the change.
+tunable = functools.partial(setting, resume="listed")
 
 
 # Removed identity fields -> the value that the code without them implements.
@@ -37,15 +51,17 @@ class RunConfig:
     """Folder, length and intervals of a run."""
 
     run_dir: str = "runs/default"  # config, metrics, checkpoints, plots and report go here
-    steps: int = 1000  # stop at this step; a larger number continues a finished run
-    seed: int = identity(0, least=0)  # of initial values, order of the data, noise
+    steps: int = tunable(1000)  # stop at this step; a larger number continues a finished run
+    seed: int = identity(0, least=0, most=2**32 - 1)  # of initial values, order of the data, noise
     log_every_steps: int = 10  # a line in metrics.jsonl; its means are over these steps
     eval_every_steps: int = setting(100, least=0)  # held-out figures; 0 = only at the end
     save_every_steps: int = setting(100, least=0)  # checkpoint; 0 = only at the end
     artifacts_every_steps: int = setting(0, least=0)  # images or text; 0 = only at the end
     keep_checkpoints: int = setting(2, least=0)  # the newest ones; 0 = all
     max_skipped_steps: int = 10  # stop after so many skipped steps in a row
-    hang_timeout_s: float = 1800.0  # exit 43 after so long without progress; 0 = off
+    hang_timeout_s: float = setting(
+        1800.0, least=0
+    )  # exit 43 after so long without progress; 0 = off
     prefetch_workers: int = 1  # threads that make batches ahead of need
     profile_at_step: int = setting(0, least=0)  # write a profiler trace from this step on; 0 = off
     profile_steps: int = 3  # length of that trace
@@ -78,19 +94,44 @@ def job_variables() -> tuple[str, int, int] | None:
     return address, int(count), int(index)
 
 
-def check_numbers(config: Any, prefix: str = "") -> None:
-    """Raise where a whole number is below the bound at its field; 1 where none is given."""
-    for field in dataclasses.fields(config):
+def check_settings[T](config: T, prefix: str = "") -> T:
+    """The configuration, if each value is of its field's type, a choice of it and within bounds.
+
+    tyro checks types and choices of a command line alone; presets and files come here.
+    """
+    types = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
         name, value = prefix + field.name, getattr(config, field.name)
-        least = field.metadata.get("least", 1)
         if dataclasses.is_dataclass(value):
-            check_numbers(value, f"{name}.")
-        elif isinstance(value, int) and not isinstance(value, bool) and value < least:
+            check_settings(value, f"{name}.")
+        elif (expected := _complaint(value, types[field.name], field.metadata)) is not None:
             raise UserError(
-                got=option(name, value),
-                expected=f"at least {least}",
-                do="correct it, or leave it out",
+                got=option(name, value), expected=expected, do="correct it, or leave it out"
             )
+    return config
+
+
+def _complaint(value: Any, of_type: Any, bounds: Mapping[str, Any]) -> str | None:
+    """What a value should be, or None."""
+    of_type = getattr(of_type, "__value__", of_type)  # of a `type` alias
+    kind = typing.get_origin(of_type) or of_type
+    if kind is Literal:
+        choices = typing.get_args(of_type)
+        return None if value in choices else f"one of {', '.join(map(str, choices))}"
+    kinds = (int, float) if kind is float else kind
+    if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
+        return f"a value of type {kind.__name__}"
+    if kind not in (int, float):
+        return None
+    least, most, below = (bounds.get(name) for name in ("least", "most", "below"))
+    least = 1 if least is None and kind is int else least
+    if not math.isfinite(value):
+        return "a finite number"
+    if value < least if least is not None else value <= 0:
+        return "more than 0" if least is None else f"at least {least}"
+    if most is not None and value > most:
+        return f"at most {most}"
+    return None if below is None or value < below else f"less than {below}"
 
 
 def option(name: str, value: Any) -> str:
@@ -120,14 +161,23 @@ def from_dict[T](default: T, flat: dict[str, Any], prefix: str = "") -> T:
     return dataclasses.replace(default, **values)  # type: ignore[type-var]
 
 
-def identity_of(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted name -> value of every field a resume must match."""
+def identity_of(config: Any) -> dict[str, Any]:
+    """Dotted name -> value of every field that a resume must match."""
+    return _marked(config, "equal")
+
+
+def tunables_of(config: Any) -> dict[str, Any]:
+    """Dotted name -> value of every field whose change on resume is listed."""
+    return _marked(config, "listed")
+
+
+def _marked(config: Any, resume: str, prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
-            found |= identity_of(value, f"{prefix}{field.name}.")
-        elif field.metadata.get("identity"):
+            found |= _marked(value, resume, f"{prefix}{field.name}.")
+        elif field.metadata.get("resume") == resume:
             found[prefix + field.name] = list(value) if isinstance(value, tuple) else value
     return found
 

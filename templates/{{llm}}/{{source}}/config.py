@@ -1,6 +1,6 @@
 """The settings of an LLM run and its presets. Imports no JAX.
 
-A field made by `identity()` defines the run and must match on resume; the others may change.
+A field made by `identity` defines the run and must match on resume; the others may change.
 """
 
 from collections.abc import Callable
@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 import tyro
 
 from .errors import UserError
-from .run_config import MeshConfig, RunConfig, identity
+from .run_config import MeshConfig, RunConfig, check_settings, identity
 from .text.settings import DataConfig
-from .training.optim_config import OptimConfig, validate_training
+from .training.optim_config import OptimConfig
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class ModelConfig:
     qk_norm: bool = identity(True)  # RMSNorm of queries and keys, as in Qwen3
     tied_embeddings: bool = identity(True)  # one matrix embeds tokens and makes logits
     rope_theta: float = identity(10_000.0)
-    rope_factor: float = identity(1.0)  # > 1 stretches the context as Llama 3.1 does
+    rope_factor: float = identity(1.0, least=1)  # > 1 stretches the context as Llama 3.1 does
     rope_context: int = identity(8192)  # context length before that stretch, tokens
-    logit_cap: float = identity(0.0)  # soft cap, cap * tanh(logits / cap); 0 = off
-    z_loss: float = identity(0.0)  # weight of the squared log-normaliser; 0 = off
+    logit_cap: float = identity(0.0, least=0)  # soft cap, cap * tanh(logits / cap); 0 = off
+    z_loss: float = identity(0.0, least=0)  # weight of the squared log-normaliser; 0 = off
     compute_dtype: Literal["auto", "bfloat16", "float32"] = "auto"  # auto: bf16 off the CPU
     attention: Literal["auto", "xla", "cudnn"] = "auto"  # auto: cuDNN on NVIDIA GPUs
     remat: Literal["none", "dots", "full"] = "none"  # what the backward pass computes again
@@ -50,8 +50,8 @@ class Config:
 
 
 def validate(config: Config) -> Config:
-    """The configuration, if its parts fit together, with its schedule's horizon filled in."""
-    config = validate_training(config)
+    """The configuration, if its values are within their bounds and its parts fit together."""
+    check_settings(config)
     m, data = config.model, config.data
     divisors = [k for k in range(1, m.heads + 1) if m.heads % k == 0]
     if m.kv_heads not in divisors:
@@ -66,7 +66,7 @@ def validate(config: Config) -> Config:
             expected="an even number: RoPE rotates pairs",
             do=f"choose {m.head_dim + 1}",
         )
-    if m.layers % max(m.scan_unroll, 1):
+    if m.layers % m.scan_unroll:
         raise UserError(
             got=f"--model.scan-unroll {m.scan_unroll} with {m.layers} layers",
             expected="a divisor of the layers",

@@ -20,6 +20,7 @@ from .model import Transformer
 from .text.settings import Packing
 from .training.layers import annotation, map_parameters
 from .training.optim import make_optimizer
+from .training.optim_config import fit_schedule
 from .training.precision import compute_dtype
 from .training.update import Sums, init_update, mean_gradient, update
 
@@ -48,7 +49,11 @@ def make_learner(
     attention = resolve_attention(
         model.attention, config.data.packing, dtype, model.head_dim, platform
     )
-    config = replace(config, model=replace(model, compute_dtype=cast(Any, dtype)))
+    config = replace(
+        config,
+        model=replace(model, compute_dtype=cast(Any, dtype)),
+        optim=fit_schedule(config.optim, config.run.steps),
+    )
     graph, declared = nnx.split(
         nnx.eval_shape(lambda: Transformer(config.model, vocab_size, jax.random.key(0)))
     )

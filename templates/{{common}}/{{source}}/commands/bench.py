@@ -3,18 +3,19 @@
 One process: bare steps, the loop, bare steps again, so that a change of clock rate shows.
 """
 
-import json
 import math
 import time
 
-from ..config import validate
 from ..errors import Exit
-from ..run_config import to_dict
 from . import Settings
 
 
 def bench(*, config: Settings, timed_steps: int = 20) -> int:
-    """Time the bare step, the loop around it and the input; runs about five times these steps."""
+    """Time the bare step, the loop around it and the input.
+
+    Args:
+        timed_steps: of each measurement; about five times as many are run
+    """
     import jax
 
     from ..records import hardware
@@ -24,7 +25,6 @@ def bench(*, config: Settings, timed_steps: int = 20) -> int:
     from ..runtime.start import start
     from ..workload import make_workload
 
-    config = validate(config)
     start()
     jax.config.update("jax_enable_compilation_cache", False)  # its compile time is asked for
     mesh = make_mesh(config.mesh)
@@ -54,5 +54,4 @@ def bench(*, config: Settings, timed_steps: int = 20) -> int:
         ),
     }
     print(format_summary(figures))
-    print(json.dumps(to_dict(config)))
     return Exit.DONE

@@ -21,7 +21,11 @@ COSTLY = ("JAX_DISABLE_JIT", "JAX_DEBUG_NANS", "JAX_ENABLE_X64", "XLA_PYTHON_CLI
 
 
 def doctor(*, run_dir: Path = Path("runs")) -> int:
-    """Say what this environment is, and what is wrong with it; exit code 2 if anything fails."""
+    """Say what this environment is, and what is wrong with it; exit code 2 if anything fails.
+
+    Args:
+        run_dir: a folder on the disk that runs are written to
+    """
     failed = False
     # The devices come last: a wrong XLA_FLAGS aborts the process there, with XLA's own message.
     for checks in (_packages(), _disk(run_dir), _processes(), _settings(), _devices()):

@@ -19,7 +19,11 @@ Version = tuple[int, ...]
 
 
 def template_status(*, project: Path = Path(".")) -> int:
-    """Say how far the template is ahead of this project, and what the last update brought."""
+    """Say how far the template is ahead of this project, and what the last update brought.
+
+    Args:
+        project: the root folder of the project
+    """
     if not (project / ANSWERS).is_file():
         raise UserError(
             got=f"no {ANSWERS} in {project.resolve()}",

@@ -3,7 +3,9 @@
 import contextlib
 import platform
 import re
+import shlex
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,11 @@ def collect() -> dict[str, Any]:
         "devices": jax.device_count(),
         "processes": jax.process_count(),
     }
+
+
+def command_line() -> str:
+    """The command that this process was started with, to be typed again."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def answer(answers: str, name: str) -> str:

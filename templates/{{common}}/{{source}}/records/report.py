@@ -64,6 +64,7 @@ def write_report(run_dir: Path) -> Path:
             _section(heading, "".join(map(_artifact, paths[-ARTIFACTS:])))
             for heading, paths in artifacts.by_name(run_dir).items()
         ),
+        _section("Changed on resume", _changes(run_config.get("changes", [])), ""),
         _section("Where the time went", _bar(spent), ""),
         _section("Warnings", _preformatted(_warnings(run_dir)), ""),
         _details("Summary", _values(summary), "open"),
@@ -113,6 +114,13 @@ def _bar(spent: dict[str, float]) -> str:
         words = f'<i {paint}"></i>{escape(label(part))}'
         rows += f"<tr><td>{words}</td><td>{show(part, seconds)}, {share}</td></tr>"
     return bar and f'<div class="bar">{bar}</div><table>{rows}</table>'
+
+
+def _changes(changes: list[dict[str, Any]]) -> str:
+    """A row for each setting that a resume changed."""
+    return _table(
+        (f"from step {c['step']} on", f"{c['setting']}: {c['from']} → {c['to']}") for c in changes
+    )
 
 
 def _plots(run_dir: Path) -> str:

@@ -116,17 +116,20 @@ class Checkpoints:
                 store.remove(self._path(step))
 
     def restore(
-        self, abstract: State, must_match: dict[str, Any], defaults: dict[str, Any]
+        self, abstract: State, about: dict[str, Any], defaults: dict[str, Any]
     ) -> tuple[State, dict[str, Any]] | None:
         """Newest sound checkpoint onto `abstract`'s shardings, and its manifest; or None.
 
-        A damaged one is renamed. `must_match` has to equal the manifest's `identity`, `defaults`
+        A damaged one is renamed. The `identity` of `about` has to equal the manifest's, `defaults`
         has the values of fields that are newer than the manifest.
         """
         if (found := self.newest()) is None:
             return None
         path, manifest = found
-        _check_identity(path, manifest["identity"], must_match, defaults)
+        # A setting that was part of the identity once, and is none now, may differ.
+        free = about["config"].keys() - about["identity"]
+        saved = {n: v for n, v in manifest["identity"].items() if n not in free}
+        _check_identity(path, saved, about["identity"], defaults)
         _check_tree(path, manifest["tree"], describe_tree(abstract))
         return load(path, abstract), manifest
 

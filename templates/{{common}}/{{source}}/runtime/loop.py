@@ -17,7 +17,7 @@ from ..contract import Metrics, Outputs, State, Workload
 from ..errors import Exit, UserError
 from ..records import provenance, store, telemetry
 from ..records.recorder import Recorder, reported
-from ..run_config import RunConfig, identity_of, to_dict
+from ..run_config import RunConfig, identity_of, to_dict, tunables_of
 from .checkpoint import Checkpoints
 from .compiled import abstract_state, initialise, jit_step
 from .distributed import StopRequest, Watch, all_agree, barrier
@@ -34,7 +34,7 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     run_config: RunConfig = config.run
     run_dir = Path(run_config.run_dir)
     clock, compilations = telemetry.Clock(), CompileCount()
-    about = {
+    about: dict[str, Any] = {
         "identity": identity_of(config) | workload.identity,
         "config": to_dict(config),
         "provenance": provenance.collect(),
@@ -46,10 +46,15 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     with jax.set_mesh(mesh):
         with clock.measure("restore"):
             defaults = identity_of(type(config)())
-            restored = checkpoints.restore(abstract, about["identity"], defaults)
+            restored = checkpoints.restore(abstract, about, defaults)
         state, manifest = restored or (initialise(workload, run_config.seed, shardings), {})
     first, cursor = int(state["step"]), manifest.get("cursor", 0)
     newest: dict[str, float] = manifest.get("newest", {})
+    changes = list_changes(manifest, config, first)
+    about |= {
+        "command": manifest.get("command", provenance.command_line()),
+        "changes": [*manifest.get("changes", []), *changes],
+    }
     # Judged again, because `done` may have changed since.
     finished = manifest.get("finished", False) and _is_done(workload, newest)
     # A run that was stopped between its last save and its report continues, to write the report.
@@ -66,6 +71,10 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
         store.write_json(run_dir / "config.json", about)
         log.info("%s", describe_shards(abstract))
         log.info("%s at step %d", "resumed" if restored else "starting", first)
+        if restored:
+            log.info("begun with: %s", about["command"])
+        for change in changes:
+            log.info("from here on, %(setting)s is %(to)s, not %(from)s", change)
     barrier("outputs cut")
 
     # ---- the step, compiled once ----
@@ -168,6 +177,16 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
         summary, sections = workload.finish(state, watch.beat) if workload.finish else ({}, {})
         recorder.finish(step, summary, sections)
     return Exit.DONE
+
+
+def list_changes(manifest: dict[str, Any], config: Any, step: int) -> list[dict[str, Any]]:
+    """The settings that a resume changes, of those that concern steps to come alone."""
+    before = manifest.get("config", {})
+    return [
+        {"step": step, "setting": name, "from": before[name], "to": value}
+        for name, value in tunables_of(config).items()
+        if name in before and before[name] != value
+    ]
 
 
 def _is_done(workload: Workload, newest: dict[str, float]) -> bool:

@@ -5,13 +5,16 @@ import inspect
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from .. import cli
-from ..config import PRESETS
+from ..config import PRESETS, Config
 from ..errors import Exit, UserError
+from ..records import store
+from ..run_config import to_dict
 
 COMMANDS = cli.find_commands()
 FOLDER = Path(__file__).parents[1]
@@ -46,6 +49,71 @@ def test_unknown_words_name_near_ones(
         sys.exit(cli.run(argv)[0])
     assert end.value.code == Exit.USER
     assert words in " ".join(capsys.readouterr().err.split())
+
+
+def config_of(*argv: str) -> Config:
+    return cli.parse([TRAIN, *argv]).keywords["config"]
+
+
+def test_a_run_goes_on_with_the_settings_that_it_began_with(tmp_path: Path) -> None:
+    begun = replace(PRESETS[LAST]().run, run_dir=str(tmp_path), steps=33, seed=5)
+    begun = replace(PRESETS[LAST](), run=begun)
+    folder = ["--run-dir", str(tmp_path)]
+    assert config_of(*folder).run == replace(PRESETS[PRESET]().run, run_dir=str(tmp_path))
+    store.write_json(tmp_path / "config.json", {"command": "x", "config": to_dict(begun)})
+    assert config_of(*folder) == config_of(f"--run_dir={tmp_path}") == begun
+    assert config_of("--steps", "44", *folder) == replace(begun, run=replace(begun.run, steps=44))
+    # A preset that is named is what counts.
+    assert config_of(PRESET, *folder).run == replace(PRESETS[PRESET]().run, run_dir=str(tmp_path))
+    (tmp_path / "config.json").rename(tmp_path / "mine.json")
+    assert config_of("--config", str(tmp_path / "mine.json"), "--seed", "6").run.seed == 6
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, r"No such file.*names of settings"),
+        ("{", r"mine.json: .*JSON"),
+        ("[1]", r"mine.json: .*JSON"),
+        (
+            '{"run": {"stepz": 4}}',
+            r"with run.stepz\nexpected: names of settings .*did you mean run.steps",
+        ),
+        ('{"run.steps": 0}', r"--steps 0\nexpected: at least 1"),
+    ],
+)
+def test_a_file_of_settings_that_cannot_be_taken(
+    tmp_path: Path, content: str | None, words: str
+) -> None:
+    if content is not None:
+        (tmp_path / "mine.json").write_text(content)
+    with pytest.raises(UserError, match=f"(?s){words}"):
+        config_of("--config", str(tmp_path / "mine.json"))
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ([PRESET, "--config", "x.json"], "expected: one of them"),
+        (["--config"], "expected: --config VALUE"),
+        (["--config="], "JSON"),
+        (["--steps", "3", "--config", "nowhere/x.json"], "nowhere/x.json"),
+        (["--steps", "0"], "--steps 0\nexpected: at least 1"),
+    ],
+)
+def test_command_lines_that_are_refused(argv: list[str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        config_of(*argv)
+
+
+def test_the_help_of_a_command_shows_where_its_settings_come_from(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.parse([TRAIN, "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"{TRAIN} [PRESET | --config FILE]" in shown
+    assert all(name in shown for name in PRESETS)
 
 
 def test_help_lists_everything_and_imports_no_jax(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,11 @@ from ..errors import Exit
 
 
 def evaluate(*, run_dir: str = "runs/demo") -> int:
-    """Exact held-out bits per byte of the newest checkpoint, beside gzip and xz."""
+    """Exact held-out bits per byte of the newest checkpoint, beside gzip and xz.
+
+    Args:
+        run_dir: the folder of the run
+    """
     import jax
 
     from ..evaluate import bits_per_byte

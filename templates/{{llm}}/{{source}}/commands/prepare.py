@@ -1,12 +1,12 @@
 """`prepare`: text to token shards, ahead of time."""
 
 from ..errors import Exit
-from . import Settings
+from ..text.settings import DataConfig
 
 
-def prepare(*, config: Settings) -> int:
+def prepare(*, data: DataConfig) -> int:
     """Turn text into token shards; `train` does it too where they are missing."""
     from ..text.prepare import describe, prepare
 
-    print(describe(prepare(config.data)))
+    print(describe(prepare(data)))
     return Exit.DONE

@@ -16,7 +16,7 @@ from ..attention import resolve_attention
 from ..cli import parse
 from ..config import PRESETS, Config, ModelConfig, validate
 from ..errors import UserError
-from ..run_config import from_dict, identity_of, option, to_dict
+from ..run_config import from_dict, identity_of, option, to_dict, tunables_of
 from ..step import init_state, make_learner, objective
 from ..training.layers import state_specs
 from .tiny import BOS, CONFIG, VOCAB
@@ -90,23 +90,25 @@ def test_preset_builds(name: str) -> None:
 
 
 def test_an_option_is_what_the_command_line_takes() -> None:
-    others = {
-        name: not value
-        if isinstance(value, bool)
-        else value
-        if isinstance(value, str)
-        else value + 1
-        for name, value in identity_of(Config()).items()
-    }
+    def other(value: object) -> object:
+        if isinstance(value, bool):
+            return not value
+        return (2 * value or 4) if isinstance(value, int) else value + 0.01
+
+    known = identity_of(Config()) | tunables_of(Config())
+    others = {n: other(v) for n, v in known.items() if not isinstance(v, str)}
     options = [word for name, value in others.items() for word in option(name, value).split()]
-    assert identity_of(parse(["train", *options]).keywords["config"]) == others
+    config = parse(["train", *options]).keywords["config"]
+    assert {n: v for n, v in to_dict(config).items() if n in others} == others
 
 
 def test_what_a_resume_must_match() -> None:
     names = {name for name in to_dict(Config()) if name.split(".")[0] in ("model", "optim")}
-    expected = {name for name in names if name.split(".")[1] not in FREE}
-    expected |= {"run.seed", "data.seq_len", "data.batch_size"}
-    assert set(identity_of(Config())) == expected
+    must_match = {n for n in names if n.startswith("model.") and n.split(".")[1] not in FREE}
+    must_match |= {"optim.optimizer", "run.seed", "data.seq_len", "data.batch_size"}
+    assert set(identity_of(Config())) == must_match
+    listed = names - must_match - {f"{n.split('.')[0]}.{free}" for n in names for free in FREE}
+    assert set(tunables_of(Config())) == listed | {"run.steps"}
 
 
 @pytest.mark.parametrize(

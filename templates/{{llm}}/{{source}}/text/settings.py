@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from ..run_config import identity
+from ..run_config import identity, setting
 
 type Packing = Literal["segments", "documents"]
 """`segments`: row i is tokens [i T, i T + T] of the stream: the model must not attend across BOS.
@@ -19,7 +19,7 @@ class DataConfig:
     prepared_dir: str = "data/stdlib"  # token shards and their manifest
     tokenizer: str = "bpe"  # byte, bpe (trained on the corpus) or the path of a tokenizer.json
     vocab_size: int = 4096  # of the BPE that is trained
-    heldout_fraction: float = 0.06  # of the documents' groups, by hash
+    heldout_fraction: float = setting(0.06, below=1)  # of the documents' groups, by hash
     seq_len: int = identity(256)  # tokens a row
     batch_size: int = identity(32)  # rows a step, over all devices
     packing: Literal["auto", "segments", "documents"] = "auto"  # by the kernel

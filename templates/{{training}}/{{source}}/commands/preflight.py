@@ -5,13 +5,17 @@ import os
 import time
 from typing import Any
 
-from ..config import Config, validate
+from ..config import Config
 from ..errors import Exit
 from . import Settings
 
 
 def preflight(*, config: Settings, topology: str = "local") -> int:
-    """Compile the real step for a TPU topology (v5e:2x2, v6e:2x4) or these devices: does it fit?"""
+    """Compile the real step for a TPU topology or these devices: does it fit?
+
+    Args:
+        topology: chip and layout, such as v5e:2x2, v5p:2x2x1, v6e:2x4; local = these devices
+    """
     if topology != "local":
         # Read when JAX is imported: look for no TPU, share libtpu with other processes, no logs.
         os.environ |= {
@@ -32,7 +36,6 @@ def preflight(*, config: Settings, topology: str = "local") -> int:
     from ..runtime.sharding import make_mesh
     from ..workload import make_dry_workload
 
-    config = validate(config)
     devices = cost.find_devices(topology)
     mesh = make_mesh(config.mesh, devices)
     workload = make_dry_workload(config, mesh)

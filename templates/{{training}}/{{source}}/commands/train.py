@@ -1,6 +1,5 @@
 """`train`: from the settings to the loop."""
 
-from ..config import validate
 from . import Settings
 
 
@@ -11,7 +10,6 @@ def train(*, config: Settings) -> int:
     from ..runtime.start import start
     from ..workload import make_workload
 
-    config = validate(config)
     start()
     mesh = make_mesh(config.mesh)
     return run(make_workload(config, mesh), config, mesh)

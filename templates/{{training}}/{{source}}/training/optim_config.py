@@ -1,9 +1,9 @@
 """Settings of the optimizer and its schedule, and what is checked in every training. No JAX."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
-from ..run_config import check_numbers, identity
+from ..run_config import identity, tunable
 
 
 @dataclass(frozen=True)
@@ -11,23 +11,22 @@ class OptimConfig:
     """Optax chain: clip, optimizer, masked weight decay, schedule."""
 
     optimizer: Literal["adamw", "muon"] = identity("adamw")
-    learning_rate: float = identity(3e-3)  # peak, of AdamW
-    muon_learning_rate: float = identity(2e-2)  # peak, of the matrices under muon
-    weight_decay: float = identity(0.1)  # per unit of learning rate; matrices and embeddings
-    beta1: float = identity(0.9)
-    beta2: float = identity(0.95)
-    clip_norm: float = identity(1.0)  # global gradient norm; 0 = off
-    schedule: Literal["cosine", "wsd", "linear"] = identity("cosine")
-    horizon_steps: int = identity(0, least=0)  # end of the schedule; 0 = --steps
-    warmup_steps: int = identity(20, least=0)
-    cooldown_fraction: float = identity(0.3)  # of the horizon, wsd only
-    final_fraction: float = identity(0.1)  # last learning rate / peak
+    learning_rate: float = tunable(3e-3, least=0)  # peak, of AdamW
+    muon_learning_rate: float = tunable(2e-2, least=0)  # peak, of the matrices under muon
+    weight_decay: float = tunable(0.1, least=0)  # per unit of learning rate; matrices, embeddings
+    beta1: float = tunable(0.9, least=0, below=1)
+    beta2: float = tunable(0.95, least=0, below=1)
+    clip_norm: float = tunable(1.0, least=0)  # global gradient norm; 0 = off, from the first step
+    schedule: Literal["cosine", "wsd", "linear"] = tunable("cosine")
+    horizon_steps: int = tunable(0, least=0)  # end of the schedule; 0 = --steps
+    warmup_steps: int = tunable(20, least=0)  # at most half of --steps where the horizon is that
+    cooldown_fraction: float = tunable(0.3, least=0, most=1)  # of the horizon, wsd only
+    final_fraction: float = tunable(0.1, least=0)  # last learning rate / peak
     micro_batches: int = 1  # gradient accumulation: parts that a batch is split into
 
 
-def validate_training[C](config: C) -> C:
-    """A configuration with `run` and `optim`: its numbers checked, the horizon filled in."""
-    check_numbers(config)
-    settings: Any = config
-    horizon_steps = settings.optim.horizon_steps or settings.run.steps
-    return replace(settings, optim=replace(settings.optim, horizon_steps=horizon_steps))
+def fit_schedule(config: OptimConfig, steps: int) -> OptimConfig:
+    """The settings with a horizon: where none is set, that of a run of `steps` steps."""
+    if config.horizon_steps:
+        return config
+    return replace(config, horizon_steps=steps, warmup_steps=min(config.warmup_steps, steps // 2))

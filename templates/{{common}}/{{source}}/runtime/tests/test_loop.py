@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from ...errors import Exit, UserError
-from ...records import report
+from ...records import report, store
 from ...records.store import read_lines
 from ...run_config import MeshConfig, RunConfig
 from .. import loop
@@ -192,6 +193,38 @@ def test_other_identity_is_refused(tmp_path: Path) -> None:
         go(dataclasses.replace(config, scale=0.5))
     with pytest.raises(UserError, match=r"run.seed=1(.*\n)+.*--seed 0"):
         go(config_of(tmp_path, 9, seed=1))
+
+
+def test_a_resume_lists_what_it_changes_and_keeps_the_first_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for steps, lag in ((5, 1.0), (9, 1.0), (9, 1.0), (12, 0.5)):
+        monkeypatch.setattr(sys, "argv", ["/bin/acorn", "fit", "--steps", str(steps), "a b"])
+        with caplog.at_level(logging.INFO):
+            go(dataclasses.replace(config_of(tmp_path, steps), lag=lag))
+    about = json.loads((tmp_path / "config.json").read_text())
+    assert about["command"] == "acorn fit --steps 5 'a b'"
+    assert about["changes"] == [
+        {"step": 5, "setting": "run.steps", "from": 5, "to": 9},
+        {"step": 9, "setting": "run.steps", "from": 9, "to": 12},
+        {"step": 9, "setting": "lag", "from": 1.0, "to": 0.5},
+    ]
+    assert "begun with: acorn fit --steps 5 'a b'" in caplog.text
+    assert "from here on, lag is 0.5, not 1.0" in caplog.text
+    assert "lag: 1.0 → 0.5" in (tmp_path / "report.html").read_text()
+
+
+def test_a_setting_that_was_once_part_of_the_identity_may_change(tmp_path: Path) -> None:
+    go(config_of(tmp_path, 5))
+    (manifest,) = tmp_path.glob("checkpoints/*5/manifest.json")
+    content = json.loads(manifest.read_text())
+    content["identity"]["lag"] = 1.0  # as an earlier release wrote it
+    manifest.write_text(json.dumps(content))
+    hashes = manifest.with_name("files-0.json")
+    listed = json.loads(hashes.read_text())
+    listed["manifest.json"] = store.sha256(manifest)
+    hashes.write_text(json.dumps(listed))
+    assert go(dataclasses.replace(config_of(tmp_path, 9), lag=0.5)) == Exit.DONE
 
 
 def test_another_state_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ...contract import Metrics, Outputs, State, Workload
-from ...run_config import MeshConfig, RunConfig, identity
+from ...run_config import MeshConfig, RunConfig, identity, tunable
 from ..sharding import Axes, spec
 
 CHUNK, CHAINS, DIM = 5, 8, 2
@@ -22,6 +22,7 @@ class SamplerConfig:
     run: RunConfig = field(default_factory=RunConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     scale: float = identity(0.8)
+    lag: float = tunable(1.0)  # of nothing: a setting that concerns steps to come alone
 
 
 def log_density(x: jax.Array) -> jax.Array:

@@ -1,48 +1,39 @@
-"""Settings that no training can have are refused, and the schedule ends with the run."""
+"""The schedule ends with the run, and settings that no training can have are refused."""
 
-from dataclasses import dataclass, field, replace
+import math
 
 import pytest
 
 from ...errors import UserError
-from ...run_config import MeshConfig, RunConfig, from_dict, setting
-from ..optim_config import OptimConfig, validate_training
-
-
-@dataclass(frozen=True)
-class Data:
-    batch_size: int = 8
-    classes: int = setting(0, least=0)
-    flip: bool = False
-
-
-@dataclass(frozen=True)
-class Settings:
-    run: RunConfig = field(default_factory=RunConfig)
-    mesh: MeshConfig = field(default_factory=MeshConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    data: Data = field(default_factory=Data)
+from ...run_config import check_settings
+from ..optim_config import OptimConfig, fit_schedule
 
 
 def test_the_schedule_ends_with_the_run_unless_told_otherwise() -> None:
-    config = replace(Settings(), run=RunConfig(steps=70))
-    filled = replace(config, optim=OptimConfig(horizon_steps=70))
-    assert validate_training(config) == filled
-    told = replace(config, optim=OptimConfig(horizon_steps=50))
-    assert validate_training(told) == told
+    assert fit_schedule(OptimConfig(warmup_steps=20), 70) == OptimConfig(
+        horizon_steps=70, warmup_steps=20
+    )
+    told = OptimConfig(horizon_steps=50, warmup_steps=40)
+    assert fit_schedule(told, 70) == told
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(40, 20), (39, 19), (5, 2), (1, 0)])
+def test_a_short_run_is_warmed_up_for_half_of_it_at_most(steps: int, warmup: int) -> None:
+    assert fit_schedule(OptimConfig(warmup_steps=20), steps).warmup_steps == warmup
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("name", "value", "words"),
     [
-        ({"run.log_every_steps": 0}, r"--log-every-steps 0.*at least 1"),
-        ({"run.eval_every_steps": -5}, r"--eval-every-steps -5.*at least 0"),
-        ({"run.prefetch_workers": 0}, r"--prefetch-workers 0.*at least 1"),
-        ({"optim.micro_batches": -1}, r"--optim.micro-batches -1.*at least 1"),
-        ({"mesh.data": -2}, r"--mesh.data -2.*at least -1"),
-        ({"data.classes": -1}, r"--data.classes -1.*at least 0"),
+        ("micro_batches", -1, "at least 1"),
+        ("clip_norm", -1.0, "at least 0"),  # would train uphill
+        ("learning_rate", math.nan, "a finite number"),
+        ("learning_rate", -0.1, "at least 0"),
+        ("beta1", 1.0, "less than 1"),
+        ("beta2", 1.5, "less than 1"),
+        ("cooldown_fraction", 1.5, "at most 1"),
     ],
 )
-def test_settings_that_do_not_fit(changes: dict[str, object], words: str) -> None:
-    with pytest.raises(UserError, match=rf"(?s)got: .*{words}"):
-        validate_training(from_dict(Settings(), changes))
+def test_settings_that_no_training_can_have(name: str, value: object, words: str) -> None:
+    with pytest.raises(UserError, match=f"(?s)got: .*{name.replace('_', '-')}.*expected: {words}"):
+        check_settings(OptimConfig(**{name: value}))

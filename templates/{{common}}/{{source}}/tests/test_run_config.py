@@ -1,0 +1,86 @@
+"""A field says what it may be and what a resume may do with it."""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import pytest
+
+from ..errors import UserError
+from ..run_config import (
+    MeshConfig,
+    RunConfig,
+    check_settings,
+    from_dict,
+    identity,
+    identity_of,
+    setting,
+    to_dict,
+    tunable,
+    tunables_of,
+)
+
+type Shape = Literal["round", "square"]
+
+
+@dataclass(frozen=True)
+class Part:
+    shape: Shape = identity("round")  # noqa: RUF009
+    size: float = tunable(2.0)
+    share: float = setting(0.5, least=0, most=1)
+    count: int = 3
+    flip: bool = False
+    paths: tuple[str, ...] = ()
+    name: str = "x"
+
+
+@dataclass(frozen=True)
+class Settings:
+    run: RunConfig = field(default_factory=RunConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    part: Part = field(default_factory=Part)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("run.log_every_steps", 0, "--log-every-steps 0.*at least 1"),
+        ("run.eval_every_steps", -5, "--eval-every-steps -5.*at least 0"),
+        ("run.prefetch_workers", 0, "--prefetch-workers 0.*at least 1"),
+        ("run.seed", -1, "--seed -1.*at least 0"),
+        ("run.seed", 2**32, f"--seed {2**32}.*at most {2**32 - 1}"),
+        ("run.hang_timeout_s", -1.0, "--hang-timeout-s -1.0.*at least 0"),
+        ("mesh.data", -2, "--mesh.data -2.*at least -1"),
+        ("part.size", 0.0, "--part.size 0.0.*more than 0"),
+        ("part.size", math.inf, "--part.size inf.*a finite number"),
+        ("part.size", "big", "--part.size big.*type float"),
+        ("part.size", None, "--part.size None.*type float"),
+        ("part.share", 1.5, "--part.share 1.5.*at most 1"),
+        ("part.count", 2.0, "--part.count 2.0.*type int"),
+        ("part.count", True, "--part.count.*type int"),
+        ("part.flip", 1, "--part.flip 1.*type bool"),
+        ("part.shape", "oval", "--part.shape oval.*one of round, square"),
+        ("part.name", 3, "--part.name 3.*type str"),
+    ],
+)
+def test_a_value_that_its_field_does_not_take(name: str, value: object, words: str) -> None:
+    room, last = name.split(".")
+    config = replace(Settings(), **{room: replace(getattr(Settings(), room), **{last: value})})
+    with pytest.raises(UserError, match=f"(?s)got: .*{words}"):
+        check_settings(config)
+
+
+def test_values_at_their_bounds_are_taken() -> None:
+    part = Part(shape="square", size=1e-9, share=0.0, count=1, flip=True, paths=("a",))
+    for found in (Settings(), Settings(part=part), Settings(part=replace(part, share=1, size=3))):
+        assert check_settings(found) is found
+
+
+def test_what_a_resume_may_change() -> None:
+    assert identity_of(Settings()) == {"run.seed": 0, "part.shape": "round"}
+    assert tunables_of(Settings()) == {"run.steps": 1000, "part.size": 2.0}
+
+
+def test_a_configuration_is_read_back_as_it_was_written() -> None:
+    config = Settings(part=Part(paths=("a", "b")), run=RunConfig(steps=7, trackers=()))
+    assert from_dict(Settings(), to_dict(config)) == config
