@@ -148,7 +148,7 @@ def test_sizes() -> None:
         own = {module for module, file in MODULES.items() if f"{{{{{kind}}}}}" in file.parts}
         assert own
         assert weight(own) <= 1800, kind
-    assert weight(set(MODULES)) <= 4000
+    assert weight(set(MODULES)) <= 4030
     for file in PYTHON:
         assert lines(file) <= 300, f"{file}: {lines(file)} lines"
 

@@ -31,7 +31,7 @@ class Sink(Protocol):
         """Take the outputs of a step. Steps come in order; skipped steps are left out."""
 
     def write(self, step: int) -> None:
-        """Begin to write all that was added, up to `step`; returns at once."""
+        """Begin to write all that was added, up to `step`; may wait where much is unwritten."""
 
     def durable(self) -> None:
         """Wait until all writes are on disk; raises if one failed. Called from another thread."""
@@ -47,7 +47,7 @@ class Sink(Protocol):
 class Workload:
     """A kind of training or sampling, as the loop sees it. All but the first four may be left out.
 
-    Every function is called by all processes at the same step.
+    All processes call every function at the same steps, except `batch`: threads call it ahead.
     """
 
     init: Callable[[jax.Array], State]
@@ -80,7 +80,7 @@ class Workload:
     finish: Callable[[State, Beat], tuple[dict[str, Any], dict[str, Section]]] | None = None
     """What the run summary says beyond the loop's own figures, and sections of the report."""
     sink: Callable[[Path], Sink] | None = None
-    """Folder -> where outputs go; None = `runtime.sink.Parts`."""
+    """Folder -> where outputs go; None = `runtime.sink.NpzFiles`."""
     done: Callable[[dict[str, float]], bool] | None = None
     """The newest metrics and held-out metrics -> whether the run has reached its aim; asked at
     saves only."""

@@ -89,8 +89,8 @@ def _with_fitting_micro_batches(config: Config, mesh: Mesh) -> Config:
 
 
 def _on_shapes(learner: Learner, mesh: Mesh) -> Workload:
-    data, parts = learner.config.data, learner.config.optim.micro_batches
-    shape = (parts, data.batch_size // parts, data.seq_len + 1)
+    data, micro_batches = learner.config.data, learner.config.optim.micro_batches
+    shape = (micro_batches, data.batch_size // micro_batches, data.seq_len + 1)
     tokens = jax.ShapeDtypeStruct(shape, "int32", sharding=NamedSharding(mesh, BATCH_SPEC))
     tokens_per_step = data.batch_size * data.seq_len
     return Workload(

@@ -1,5 +1,4 @@
-"""The commands: one module each, found by its file name. No JAX at the top, and no function that
-another room needs."""
+"""One module a command, found by its file name. No JAX at the top, nothing another room needs."""
 
 from typing import Annotated
 

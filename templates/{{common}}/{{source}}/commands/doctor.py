@@ -1,5 +1,6 @@
 """`doctor`: what the environment is and what is wrong with it. Changes nothing."""
 
+import contextlib
 import os
 import platform
 import re
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import Exit, UserError
+from ..records import store
 from ..records.hardware import peaks
 from ..records.provenance import requirements, versions
 from ..run_config import JOB_VARIABLES, job_variables
@@ -97,7 +99,7 @@ def _settings() -> Iterator[Check]:
 
 
 def _disk(run_dir: Path) -> Iterator[Check]:
-    folder = next(p for p in (run_dir.resolve(), *run_dir.resolve().parents) if p.exists())
+    folder = next(p for p in (run_dir.resolve(), *run_dir.resolve().parents) if store.exists(p))
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"0" * 4096)
@@ -108,11 +110,18 @@ def _disk(run_dir: Path) -> Iterator[Check]:
     level = "fail" if free_gb < 1 else "warn" if free_gb < 20 else "ok"
     do = "" if level == "ok" else "free space: a run keeps keep_checkpoints + 1 times its state"
     yield level, f"{folder} can be written, {free_gb:.1f} GB free", do
-    damaged = [p for where in ("", "*/") for p in folder.glob(f"{where}checkpoints/*.damaged-*")]
-    if damaged:
-        size_gb = sum(p.lstat().st_size for d in damaged for p in d.rglob("*")) / 1e9
+    if damaged := list(_damaged(folder)):
+        size_gb = sum(store.size_bytes(path) for path in damaged) / 1e9
         found = f"{len(damaged)} damaged checkpoints were set aside there, {size_gb:.1f} GB"
         yield "warn", found, f"delete them: {damaged[0].parent}/*.damaged-*"
+
+
+def _damaged(folder: Path) -> Iterator[Path]:
+    """Checkpoints that were set aside in a run folder, or in the runs of a folder of them."""
+    for run in (folder, *(folder / name for name in store.names(folder))):
+        checkpoints = run / "checkpoints"
+        with contextlib.suppress(PermissionError):  # a folder of somebody else
+            yield from (checkpoints / n for n in store.names(checkpoints) if ".damaged-" in n)
 
 
 def _number(version: str) -> tuple[int, ...]:

@@ -22,7 +22,8 @@ IN_WORDS = {"per_s": "{} per second", "ms": "milliseconds", "s": "seconds", "byt
 
 
 def plot_all(run_dir: Path) -> list[Path]:
-    """Write DIR/plots/METRIC.png for every metric; returns the files, the loss first."""
+    """Write DIR/plots/METRIC.png for every metric; returns the files, metrics with held-out
+    points first."""
     paths = []
     for name, figure in figures(store.read_lines(run_dir / "metrics.jsonl")).items():
         path = run_dir / "plots" / f"{store.plain_name(name)}.png"

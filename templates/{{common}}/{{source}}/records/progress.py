@@ -94,11 +94,11 @@ def show(name: str, value: Any) -> str:
 
 
 def _words(record: Record) -> dict[str, str]:
-    rate = next((k for k in record if k.endswith("_per_s")), None)
-    heldout = next((k for k in record if k.startswith("heldout_")), None)
-    plain = (k for k in record if not k.startswith(("step", "heldout_")) and not UNITS.search(k))
-    words = {k: f"{label(k)} {show(k, record[k])}" for k in (next(plain, None), heldout) if k}
-    return words | ({rate: show(rate, record[rate])} if rate else {})
+    plain = [k for k in record if not k.startswith(("step", "heldout_")) and not UNITS.search(k)]
+    heldout = [k for k in record if k.startswith("heldout_")]
+    rates = [k for k in record if k.endswith("_per_s")]
+    words = {k: f"{label(k)} {show(k, record[k])}" for k in (*plain[:1], *heldout[:1])}
+    return words | {k: show(k, record[k]) for k in rates[:1]}
 
 
 def _short(value: float, gap: str = "") -> str:

@@ -36,7 +36,7 @@ class Recorder:
         self._saves_s: list[float] = []
         self._profiling = self._closed = False
         if self._primary:
-            run_dir.mkdir(parents=True, exist_ok=True)
+            store.make_folder(run_dir)
             telemetry.cut_records(run_dir / "metrics.jsonl", first)
             artifacts.cut(run_dir, first)
             telemetry.record_warnings(run_dir)
@@ -82,7 +82,7 @@ class Recorder:
             self._clock.save(self._dir / "attempts.jsonl", step)
 
     def artifacts(self, step: int, made: dict[str, Artifact]) -> None:
-        """Write pictures and texts to DIR/artifacts and hand them to the trackers.
+        """Write images and texts to DIR/artifacts and hand them to the trackers.
 
         Call it after `step` for the same step: W&B takes nothing for a step before its newest.
         """
@@ -147,9 +147,9 @@ class Recorder:
             "peak_memory_bytes": _peak_memory_bytes(),
         }
         last = {("skipped_steps" if k == "skipped" else k): v for k, v in last.items()}
-        summary |= {k: v for k, v in last.items() if k not in (*summary, "step")}
-        summary |= attempts | summary_extra
-        summary = {k: telemetry.plain(v) for k, v in summary.items()}
+        measured = {k: v for k, v in last.items() if k not in (*summary, "step")}
+        whole = summary | measured | attempts | summary_extra
+        summary = {k: telemetry.plain(v) for k, v in whole.items()}
         store.write_json(self._dir / "sections.json", _plain_sections(sections))
         store.remove(self._dir / "report.html")  # `reported` takes the new one for the end
         store.write_json(self._dir / "summary.json", summary)

@@ -113,7 +113,7 @@ def _bar(spent: dict[str, float]) -> str:
         bar += f'<div {paint}width:{share}"></div>'
         words = f'<i {paint}"></i>{escape(label(part))}'
         rows += f"<tr><td>{words}</td><td>{show(part, seconds)}, {share}</td></tr>"
-    return bar and f'<div class="bar">{bar}</div><table>{rows}</table>'
+    return f'<div class="bar">{bar}</div><table>{rows}</table>' if bar else ""
 
 
 def _changes(changes: list[dict[str, Any]]) -> str:
@@ -161,7 +161,7 @@ def _values(values: dict[str, Any]) -> str:
 def _table(rows: Iterable[tuple[str, Any]]) -> str:
     pairs = ((escape(str(key)), escape(str(value))) for key, value in rows)
     cells = "".join(f"<tr><td>{key}</td><td>{value}</td></tr>" for key, value in pairs)
-    return cells and f"<table>{cells}</table>"
+    return f"<table>{cells}</table>" if cells else ""
 
 
 def _section(heading: str, content: str, layout: str = "grid") -> str:

@@ -1,6 +1,7 @@
 """All reads and writes in a run folder, so that an object store would change this module only.
 
-A file appears whole or not at all. Knows no file by name. Orbax and the trackers write their own.
+A file appears whole or not at all. Knows no file by name. Orbax writes the arrays of
+checkpoints itself, the trackers their logs and JAX's profiler its traces.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ def write(
 
     `sync` waits until the content is on disk.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     part = path.with_name(f"{path.name}.part")
     try:
         with part.open("wb") as file:
@@ -104,6 +105,16 @@ def names(folder: Path) -> list[str]:
 def files(folder: Path) -> list[Path]:
     """Every file below a folder, relative to it, sorted."""
     return sorted(f.relative_to(folder) for f in folder.rglob("*") if f.is_file())
+
+
+def size_bytes(folder: Path) -> int:
+    """The sizes of all files below a folder, added up."""
+    return sum((folder / file).lstat().st_size for file in files(folder))
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, unless they are there."""
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def remove(path: Path) -> None:

@@ -1,7 +1,8 @@
 """`metrics.jsonl`, one record for each logged step, and `attempts.jsonl`, the wall time.
 
-Progress bar, trackers and plots only read these records. A metric may have any name that ends with
-its unit (`step_ms`, `images_per_s`). The recorder decides when to write; only process 0 does.
+Progress bar and trackers get each record as it is written; plots and report read the files. A
+metric may have any name that ends with its unit (`step_ms`, `images_per_s`). The recorder decides
+when to write; only process 0 does.
 """
 
 import contextlib
@@ -63,15 +64,24 @@ def cut_records(path: Path, step: int) -> None:
 
 def record_warnings(run_dir: Path) -> None:
     """From now on this package's log warnings also go to DIR/warnings.log, for the report."""
-    handler = logging.FileHandler(run_dir / "warnings.log", delay=True, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    handler.setLevel(logging.WARNING)
-    # On a full disk logging would print a traceback for each warning, which stderr shows anyway.
-    handler.handleError = lambda record: None  # type: ignore[method-assign]
+    handler = _WarningsFile(run_dir / "warnings.log")
     # A logger with a handler no longer uses Python's lastResort handler, which writes to stderr.
     logging.getLogger(str(__package__).partition(".")[0]).handlers[:] = filter(
         None, (handler, logging.lastResort)
     )
+
+
+class _WarningsFile(logging.Handler):
+    """Appends each warning to a file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(logging.WARNING)
+        self.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        self._path = path
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):  # a full disk: stderr shows the warning anyway
+            store.append(self._path, self.format(record))
 
 
 class Clock:

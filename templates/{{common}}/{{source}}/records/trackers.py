@@ -63,7 +63,7 @@ def _tensorboard(run_dir: Path, config: dict[str, Any], step: int) -> Tracker:
     files = importlib.import_module("tensorboardX.event_file_writer")
     events = importlib.import_module("tensorboardX.proto.event_pb2")
     folder = run_dir / "tensorboard"
-    folder.mkdir(parents=True, exist_ok=True)
+    store.make_folder(folder)
     # The file name has a resolution of seconds; two attempts may start within one.
     writer = files.EventsWriter(str(folder / "events"), f".{os.getpid()}.{time.time_ns()}")
     # Hides what an earlier attempt logged beyond `step`.

@@ -23,6 +23,7 @@ from jax.sharding import Mesh
 
 from ..contract import Workload
 from ..errors import UserError
+from ..records import store
 from ..records.hardware import peaks
 from .compiled import abstract_state, initialise, jit_step
 from .loop import run
@@ -114,7 +115,7 @@ def time_loop(workload: Workload, config: Any, mesh: Mesh, steps: int) -> float:
         return {}
 
     folder = Path(config.run.run_dir).parent  # the disk that checkpoints go to
-    folder.mkdir(parents=True, exist_ok=True)
+    store.make_folder(folder)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=folder) as run_dir:
         settings = replace(
             config.run,

@@ -151,7 +151,7 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator["StopRequest"]:
-        """Handle the signals; a second Ctrl-C after ECHO_S raises KeyboardInterrupt."""
+        """Handle the signals; a second Ctrl-C after REPEAT_S raises KeyboardInterrupt."""
         numbers = [signal.SIGINT] if jax.process_count() > 1 else [signal.SIGINT, signal.SIGTERM]
         previous = {number: signal.signal(number, self._on_signal) for number in numbers}
         try:

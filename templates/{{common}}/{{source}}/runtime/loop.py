@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from ..contract import Metrics, Outputs, State, Workload
+from ..contract import Beat, Metrics, Outputs, State, Workload
 from ..errors import Exit, UserError
 from ..records import provenance, store, telemetry
 from ..records.recorder import Recorder, reported
@@ -24,7 +24,7 @@ from .distributed import StopRequest, Watch, all_agree, barrier
 from .guards import CompileCount, FiniteCheck, OneCompilation
 from .prefetch import Prefetch
 from .sharding import describe_shards
-from .sink import Parts
+from .sink import NpzFiles
 
 log = logging.getLogger(__name__)
 
@@ -40,14 +40,9 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
         "provenance": provenance.collect(),
     }
 
-    # ---- the state: restored or initialised, each device making only its own shards ----
-    abstract, shardings = abstract_state(workload, run_config.seed, mesh)
+    # ---- the state, and what stands beside it in the run folder ----
     checkpoints = Checkpoints(run_dir / "checkpoints", run_config.keep_checkpoints)
-    with jax.set_mesh(mesh):
-        with clock.measure("restore"):
-            defaults = identity_of(type(config)())
-            restored = checkpoints.restore(abstract, about, defaults)
-        state, manifest = restored or (initialise(workload, run_config.seed, shardings), {})
+    state, manifest, shardings = _first_state(workload, config, mesh, about, checkpoints, clock)
     first, cursor = int(state["step"]), manifest.get("cursor", 0)
     newest: dict[str, float] = manifest.get("newest", {})
     changes = list_changes(manifest, config, first)
@@ -57,21 +52,22 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     }
     # Judged again, because `done` may have changed since.
     finished = manifest.get("finished", False) and _is_done(workload, newest)
+    last = first if finished else run_config.steps
     # A run that was stopped between its last save and its report continues, to write the report.
-    if (finished or first >= run_config.steps) and all_agree(reported(run_dir, first)):
+    if first >= last and all_agree(reported(run_dir, first)):
         do = "it has reached its aim" if finished else "raise --steps to go on"
         log.info("nothing to do: %s is at step %d; %s", run_dir, first, do)
         return Exit.DONE
     recorder = Recorder(workload, config, run_dir, first, clock)
     # Release 0.1.0 kept `losses`: sum and count of the one metric that it averaged.
     recorder.sums = manifest.get("sums") or {"loss": manifest.get("losses", (0.0, 0))}
-    sink = (workload.sink or Parts)(run_dir / "outputs")
+    sink = (workload.sink or NpzFiles)(run_dir / "outputs")
     sink.cut(first)
     if jax.process_index() == 0:
         store.write_json(run_dir / "config.json", about)
-        log.info("%s", describe_shards(abstract))
-        log.info("%s at step %d", "resumed" if restored else "starting", first)
-        if restored:
+        log.info("%s", describe_shards(state))
+        log.info("%s at step %d", "resumed" if manifest else "starting", first)
+        if manifest:
             log.info("begun with: %s", about["command"])
         for change in changes:
             log.info("from here on, %(setting)s is %(to)s, not %(from)s", change)
@@ -94,12 +90,6 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
         if pending is not None:
             recorder.step(pending[0], settle(*pending))
 
-    def evaluate(state: State) -> dict[str, float]:
-        if workload.evaluate is None:
-            return {}
-        with clock.measure("evaluate"):
-            return workload.evaluate(state, watch.beat)
-
     # ---- the loop ----
     can_evaluate, can_show = workload.evaluate is not None, workload.artifacts is not None
     code, pending, step = None, None, first
@@ -110,7 +100,7 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
         batches = stack.enter_context(Prefetch(workload, cursor, run_config.prefetch_workers))
         watch = stack.enter_context(closing(Watch(run_config.hang_timeout_s)))
         with StopRequest().listening() as stop:
-            for step in range(first + 1, 1 + (first if finished else run_config.steps)):
+            for step in range(first + 1, last + 1):
                 at_start, at_end = step == first + 1, step == run_config.steps
                 saving = _due(step, run_config.save_every_steps) or at_end
                 evaluating = can_evaluate and (_due(step, run_config.eval_every_steps) or at_end)
@@ -136,22 +126,21 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
                 if at_start:
                     recorder.compiled(compilations.seconds)
                 if evaluating:
-                    values |= evaluate(state)
+                    values |= _evaluate(workload, state, watch.beat, clock)
                 newest |= values
                 finished = saving and _is_done(workload, newest)
                 if finished and not evaluating:
-                    values |= evaluate(state)
-                recorder.step(
-                    step, values, force=evaluating or at_end or finished or code is not None
-                )
+                    values |= _evaluate(workload, state, watch.beat, clock)
+                forced = evaluating or at_end or finished or code is not None
+                recorder.step(step, values, force=forced)
                 if saving:
+                    so_far = dict(
+                        cursor=cursor, sums=recorder.sums, newest=newest, finished=finished
+                    )
                     with clock.measure("checkpoint"):
                         began_s = time.monotonic()
                         sink.write(step)
-                        so_far = {"cursor": cursor, "sums": recorder.sums, "newest": newest}
-                        checkpoints.save(
-                            step, state, about | so_far | {"finished": finished}, sink.durable
-                        )
+                        checkpoints.save(step, state, about | so_far, sink.durable)
                         recorder.saved(time.monotonic() - began_s)
                 if workload.artifacts is not None and (showing or finished):
                     with clock.measure("artifacts"):
@@ -161,13 +150,7 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
         clock.enter("checkpoint")
         with watch.paused():
             error = checkpoints.wait()
-        if error is not None:
-            raise UserError(
-                got=f"the last checkpoint could not be saved: {error}",
-                expected=f"room for it in {run_dir}",
-                do="free some space and run the same command again: it goes on from the last "
-                "checkpoint that was saved",
-            )
+        _check_last_save(error, run_dir)
         if code is not None:
             over = finished or step == run_config.steps
             next_run = "writes the report" if over else "goes on from there"
@@ -187,6 +170,45 @@ def list_changes(manifest: dict[str, Any], config: Any, step: int) -> list[dict[
         for name, value in tunables_of(config).items()
         if name in before and before[name] != value
     ]
+
+
+def _first_state(
+    workload: Workload,
+    config: Any,
+    mesh: Mesh,
+    about: dict[str, Any],
+    checkpoints: Checkpoints,
+    clock: telemetry.Clock,
+) -> tuple[State, dict[str, Any], Any]:
+    """The state, the manifest of its checkpoint ({} for a new run) and the shardings.
+
+    Restored or initialised; each device makes only its own shards.
+    """
+    abstract, shardings = abstract_state(workload, config.run.seed, mesh)
+    with jax.set_mesh(mesh):
+        with clock.measure("restore"):
+            restored = checkpoints.restore(abstract, about, identity_of(type(config)()))
+        state, manifest = restored or (initialise(workload, config.run.seed, shardings), {})
+    return state, manifest, shardings
+
+
+def _evaluate(
+    workload: Workload, state: State, beat: Beat, clock: telemetry.Clock
+) -> dict[str, float]:
+    if workload.evaluate is None:
+        return {}
+    with clock.measure("evaluate"):
+        return workload.evaluate(state, beat)
+
+
+def _check_last_save(error: str | None, run_dir: Path) -> None:
+    if error is not None:
+        raise UserError(
+            got=f"the last checkpoint could not be saved: {error}",
+            expected=f"room for it in {run_dir}",
+            do="free some space and run the same command again: it goes on from the last "
+            "checkpoint that was saved",
+        )
 
 
 def _is_done(workload: Workload, newest: dict[str, float]) -> bool:

@@ -25,7 +25,7 @@ BLOCK_BYTES = 1 << 28  # of outputs that are collected before a file is written 
 WAITING_BLOCKS = 2  # that may wait for the disk; then the run waits too, and ends if that fails
 
 
-class Parts:
+class NpzFiles:
     """Writes files in one thread, in order; what cannot be written is kept and tried again."""
 
     def __init__(self, folder: Path) -> None:

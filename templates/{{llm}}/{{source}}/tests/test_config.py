@@ -40,9 +40,24 @@ def test_every_field_is_read() -> None:
     assert len(names) <= 60
 
 
-CHANGES = dict(layers=3, width=64, heads=2, kv_heads=4, head_dim=16, mlp_width=32, qk_norm=False)
-CHANGES |= dict(tied_embeddings=False, rope_theta=5e5, rope_factor=2.0, rope_context=64)
-CHANGES |= dict(logit_cap=5.0, z_loss=0.1, compute_dtype="bfloat16", remat="dots", scan_unroll=2)
+CHANGES = dict(
+    layers=3,
+    width=64,
+    heads=2,
+    kv_heads=4,
+    head_dim=16,
+    mlp_width=32,
+    qk_norm=False,
+    tied_embeddings=False,
+    rope_theta=5e5,
+    rope_factor=2.0,
+    rope_context=64,
+    logit_cap=5.0,
+    z_loss=0.1,
+    compute_dtype="bfloat16",
+    remat="dots",
+    scan_unroll=2,
+)
 
 
 def traced(config: Config) -> str:

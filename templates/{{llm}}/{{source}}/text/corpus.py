@@ -94,7 +94,7 @@ def _find(given: str) -> dict[Path, str]:
         names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
         near = difflib.get_close_matches(path.name, names, cutoff=0.4) or names[:3]
         raise UserError(
-            got=f"data path {given!r}" + f" with {strange[:3]}" * bool(strange),
+            got=f"data path {given!r}" + (f" with {strange[:3]}" if strange else ""),
             expected=f"a file, folder or glob of {' '.join(SUFFIXES)}",
             do=f"correct --data.paths; {folder} has {', '.join(near) or 'nothing'}",
         )

@@ -5,7 +5,6 @@ import os
 import time
 from typing import Any
 
-from ..config import Config
 from ..errors import Exit
 from . import Settings
 
@@ -71,17 +70,19 @@ def preflight(*, config: Settings, topology: str = "local") -> int:
     return Exit.DONE if fits else Exit.USER
 
 
-def changes(config: Config, mesh: dict[str, int]) -> list[str]:
+def changes(config: Any, mesh: dict[str, int]) -> list[str]:
     """What would need less memory, the cheapest first."""
-    model, parts = config.model, config.optim.micro_batches
-    replicas = mesh["data"] * mesh["fsdp"]
-    rows = config.data.batch_size // (replicas * parts)
+    micro_batches, replicas = config.optim.micro_batches, mesh["data"] * mesh["fsdp"]
+    rows = config.data.batch_size // (replicas * micro_batches)
     advice = []
     if mesh["data"] > 1:
         advice.append(f"--mesh.fsdp {replicas}: each replica keeps a part of the state")
     if rows > 1:
-        advice.append(f"--optim.micro-batches {2 * parts}: {rows // 2} rows a device at a time")
-    if model.remat != "full":
-        remat = "dots" if model.remat == "none" else "full"
+        advice.append(
+            f"--optim.micro-batches {2 * micro_batches}: {rows // 2} rows a device at a time"
+        )
+    remat_now = getattr(config.model, "remat", "full")  # not every kind has this setting
+    if remat_now != "full":
+        remat = "dots" if remat_now == "none" else "full"
         advice.append(f"--model.remat {remat}: keeps less for the backward pass, computes more")
     return [*advice, "more chips, or a smaller model"]

@@ -86,7 +86,7 @@ def update(
     waiting = jax.tree.map(lambda x: jnp.where(finite, x, 0), gradient)
     new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved(waiting), old)
     new |= {"step": state["step"] + 1, "skipped": state["skipped"] + ~finite}
-    metrics = means | {"grad_norm": norm} | rates(config, old["opt_state"])
+    metrics = means | {"grad_norm": norm} | learning_rates(config, old["opt_state"])
     return state | new, metrics | {"skipped": new["skipped"]}
 
 
@@ -115,7 +115,7 @@ def all_finite(tree: PyTree) -> Bool[Array, ""]:
     return jnp.stack([jnp.isfinite(x).all() for x in floats]).all()
 
 
-def rates(config: OptimConfig, opt_state: PyTree) -> Metrics:
+def learning_rates(config: OptimConfig, opt_state: PyTree) -> Metrics:
     """The learning rates of the step that begins with this optimizer state."""
     # The optimizer's own count, which a skipped step does not raise.
     fraction = make_schedule(config)(optax.tree.get_all_with_path(opt_state, "count")[0][1])

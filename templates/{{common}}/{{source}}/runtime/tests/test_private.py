@@ -1,10 +1,13 @@
 """What is private in JAX and Orbax is still there, and means what it did."""
 
 import ast
+import socket
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import pytest
+from jax._src import distributed
 from jax._src.clusters import cloud_tpu_cluster
 from orbax.checkpoint import v1 as ocp
 
@@ -33,6 +36,24 @@ def test_a_process_alone_is_in_no_job() -> None:
     for cluster in (cloud_tpu_cluster.GceTpuCluster, cloud_tpu_cluster.GkeTpuCluster):
         assert callable(cluster.is_env_present)
         assert callable(cluster.get_process_count)
+
+
+def test_the_client_of_a_job_keeps_values_and_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    alone = distributed.State()
+    alone.initialize(f"127.0.0.1:{port}", num_processes=1, process_id=0)
+    monkeypatch.setattr(distributed, "global_state", alone)
+    try:
+        client = job().client
+        assert client.key_value_dir_get("failure/") == []
+        client.key_value_set("failure/0", "1 first", allow_overwrite=True)
+        client.key_value_set("failure/0", "2 second", allow_overwrite=True)
+        assert client.key_value_dir_get("failure/") == [("failure/0", "2 second")]
+        client.wait_at_barrier("all are here", 5000)
+    finally:
+        alone.shutdown()
 
 
 def test_a_compilation_is_told() -> None:

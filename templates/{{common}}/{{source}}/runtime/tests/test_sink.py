@@ -15,7 +15,7 @@ from ...records import store
 from ...run_config import MeshConfig
 from .. import sink as sink_module
 from ..sharding import make_mesh
-from ..sink import Parts, read_outputs
+from ..sink import NpzFiles, read_outputs
 
 
 def outputs(step: int) -> dict[str, jax.Array]:
@@ -27,7 +27,7 @@ def outputs(step: int) -> dict[str, jax.Array]:
 
 
 def test_shards_are_copied_where_they_are_and_come_back_whole(tmp_path: Path) -> None:
-    sink = Parts(tmp_path / "outputs")
+    sink = NpzFiles(tmp_path / "outputs")
     for step in (1, 2, 4):
         sink.add(step, outputs(step))
     assert all(type(x) is np.ndarray for steps in sink._shards.values() for x in steps)
@@ -48,7 +48,7 @@ def test_what_is_on_disk_is_what_the_saves_say(
     tmp_path_factory: pytest.TempPathFactory, acts: list[str]
 ) -> None:
     folder = tmp_path_factory.mktemp("run") / "outputs"
-    sink, step, saved = Parts(folder), 0, [0]
+    sink, step, saved = NpzFiles(folder), 0, [0]
     for act in acts:
         if act == "step":
             step += 1
@@ -61,7 +61,7 @@ def test_what_is_on_disk_is_what_the_saves_say(
             if act == "resume" and len(saved) > 1:
                 saved.pop()
             step = saved[-1]
-            sink = Parts(folder)
+            sink = NpzFiles(folder)
             sink.cut(step)
     sink.write(step)
     sink.durable()
@@ -74,7 +74,7 @@ def test_a_part_that_the_disk_refused_is_written_by_the_next_save(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    sink = Parts(tmp_path)
+    sink = NpzFiles(tmp_path)
     sink.add(1, {"x": jnp.ones(2)})
     with monkeypatch.context() as disk:
         disk.setattr(store, "write", full)
@@ -89,7 +89,7 @@ def test_a_part_that_the_disk_refused_is_written_by_the_next_save(
 
 def test_memory_is_bounded_between_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sink_module, "BLOCK_BYTES", 1000)
-    sink = Parts(tmp_path)
+    sink = NpzFiles(tmp_path)
     for step in range(1, 101):
         sink.add(step, {"x": jnp.full((25,), step)})  # 100 bytes
         assert sum(len(steps) for steps in sink._shards.values()) <= 10
@@ -107,7 +107,7 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing_and_for_long_ends_the_run
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(sink_module, "BLOCK_BYTES", 1000)
-    sink = Parts(tmp_path)
+    sink = NpzFiles(tmp_path)
 
     def add(steps: range) -> None:
         for step in steps:
@@ -125,7 +125,7 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing_and_for_long_ends_the_run
 
 
 def test_other_files_of_the_folder_are_left_alone(tmp_path: Path) -> None:
-    sink = Parts(tmp_path)
+    sink = NpzFiles(tmp_path)
     sink.add(1, {"x": jnp.ones(2)})
     sink.write(1)
     sink.durable()
@@ -139,7 +139,7 @@ def test_other_files_of_the_folder_are_left_alone(tmp_path: Path) -> None:
 
 def test_narrow_floats_are_widened_without_loss(tmp_path: Path) -> None:
     x = jnp.array([1.0, 1.00390625, -3e38], jnp.bfloat16)
-    sink = Parts(tmp_path)
+    sink = NpzFiles(tmp_path)
     sink.add(1, {"x": x})
     sink.write(1)
     sink.durable()
@@ -150,7 +150,7 @@ def test_narrow_floats_are_widened_without_loss(tmp_path: Path) -> None:
 
 def test_a_missing_file_of_a_process_is_told(tmp_path: Path) -> None:
     mesh = make_mesh(MeshConfig())
-    sink = Parts(tmp_path)
+    sink = NpzFiles(tmp_path)
     sink.add(1, {"x": jax.device_put(jnp.arange(8), NamedSharding(mesh, P("data")))})
     sink._shards.pop("x/3/8")
     sink.write(1)

@@ -3,6 +3,7 @@
 import importlib.util
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from ...step import make_learner
 from ...tests import tiny
 from ...text.settings import DataConfig
 from ...workload import make_dry_workload, vocabulary
-from ..preflight import preflight
+from ..preflight import changes, preflight
 
 CONFIG = replace(
     tiny.CONFIG,
@@ -65,6 +66,14 @@ def test_the_command_says_what_fits_and_what_to_change(
     assert "--mesh.fsdp 8" in shown
     assert "--model.remat dots" in shown
     assert "micro-batches" not in shown  # there is one row a device
+
+
+def test_advice_names_only_settings_that_the_kind_has() -> None:
+    mesh = {"data": 1, "fsdp": 1}
+    assert len(changes(CONFIG, mesh)) == 3  # micro-batches, remat, chips
+    bare = SimpleNamespace(model=SimpleNamespace(), optim=CONFIG.optim, data=CONFIG.data)
+    assert not [change for change in changes(bare, mesh) if "remat" in change]
+    assert len(changes(bare, mesh)) == 2
 
 
 def test_automatic_choices_are_those_of_the_target() -> None:

@@ -71,9 +71,19 @@ def test_muon_orthogonalises_each_matrix_and_leaves_the_rest_to_adam() -> None:
         assert_close(moved[name], -0.01 * jnp.sign(PARAMETERS[name]))
 
 
-CHANGES = dict(optimizer="adamw", learning_rate=0.02, muon_learning_rate=0.03, weight_decay=0.2)
-CHANGES |= dict(beta1=0.8, beta2=0.8, schedule="linear", horizon_steps=90)
-CHANGES |= dict(warmup_steps=20, cooldown_fraction=0.5, final_fraction=0.2)
+CHANGES = dict(
+    optimizer="adamw",
+    learning_rate=0.02,
+    muon_learning_rate=0.03,
+    weight_decay=0.2,
+    beta1=0.8,
+    beta2=0.8,
+    schedule="linear",
+    horizon_steps=90,
+    warmup_steps=20,
+    cooldown_fraction=0.5,
+    final_fraction=0.2,
+)
 
 
 def trace(config: OptimConfig) -> np.ndarray:
