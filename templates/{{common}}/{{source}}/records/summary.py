@@ -35,12 +35,13 @@ def figures(run_dir: Path) -> tuple[Record, bool]:
     """The figures of a run, and whether they are those of its end: of one that was stopped or goes
     on, the newest value of each metric."""
     summary, records = facts(run_dir / "summary.json"), store.read_lines(run_dir / "metrics.jsonl")
+    means = facts(run_dir / "config.json").get("means", ["loss"])  # as in release 0.2.0
     if not records or summary.get("steps") == records[-1]["step"]:
-        return summary, True
+        return ranked(summary, means), True
     newest = {name: value for record in records for name, value in record.items()}
     newest = {"steps": newest.pop("step")} | newest | size(run_dir)
     newest |= goodput(store.read_lines(run_dir / "attempts.jsonl"))
-    return ranked(newest, facts(run_dir / "config.json").get("means", ())), False
+    return ranked(newest, means), False
 
 
 def size(run_dir: Path) -> Record:
