@@ -50,6 +50,9 @@ RECIPES = {
     "uv run acorn prepare": MINI,
     "uv run acorn sample": "--chars 5",
     "uv run acorn evaluate": "",
+    "uv run acorn report": "--run-dir runs/mine",
+    "uv run acorn report --run-dir runs/demo": "",
+    "uv run --with tensorboard tensorboard --logdir runs": "--inspect",  # instead of serving
     "uv run acorn export": "--to build/hub",
     "uv run acorn preflight": f"{MINI} {ONE_LAYER}",
     "uv run acorn bench": f"{MINI} {ONE_LAYER} --timed-steps 2",
@@ -59,6 +62,7 @@ RECIPES = {
     "uv sync": "--dry-run",
     "uv sync --extra cuda12": "--dry-run",
     "uv sync --extra tpu": "--dry-run",
+    "uv sync --extra wandb": "--dry-run",
     "uv lock --upgrade-package flax": "",
 }
 # Those that are not typed here -> why.

@@ -18,8 +18,8 @@ from test_project import CORE_TESTS
 READING = ["cli", "commands.train", "config", "workload", "step", "model", "training.optim"]
 READING += ["runtime.loop", "runtime.checkpoint", "records.store"]
 # What shows a run, which a core may do without; and what training loads only where it needs it.
-SHOWN = {"records.plots", "records.report", "records.trackers"}
-LEAVES = {"records.plots", "records.report", "trained", "hub"}
+SHOWN = {"records.plots", "records.report", "records.trace", "records.trackers"}
+LEAVES = {"records.plots", "records.report", "records.trace", "trained", "hub"}
 LONG_FUNCTIONS = {("runtime.loop", "run")}  # the one place where a run reads top to bottom
 LAYERS = [layer for layer in sorted(TEMPLATES.iterdir()) if layer.is_dir()]
 FILES = [file for layer in LAYERS for file in layer_files(layer)]
@@ -143,12 +143,12 @@ def test_imports_are_found() -> None:
 
 def test_sizes() -> None:
     train = of_ours(reached("commands.train", later=True)) - SHOWN - {"text", *room("text")}
-    assert weight(train) <= 2500, sorted(train)
+    assert weight(train) <= 2550, sorted(train)
     for kind in choices("kind"):
         own = {module for module, file in MODULES.items() if f"{{{{{kind}}}}}" in file.parts}
         assert own
         assert weight(own) <= 1800, kind
-    assert weight(set(MODULES)) <= 4030
+    assert weight(set(MODULES)) <= 4250
     for file in PYTHON:
         assert lines(file) <= 300, f"{file}: {lines(file)} lines"
 

@@ -317,3 +317,13 @@ def test_an_untracked_lock_makes_copier_refuse_as_the_readme_says(
     with pytest.raises(copier.errors.UserMessageError, match="dirty"):
         copier.run_update(str(project), defaults=True, overwrite=True, quiet=True)
     assert "uv.lock" in (project / "README.md").read_text("utf-8")
+
+
+def test_an_update_says_its_version_though_nothing_is_newer_and_skips_what_was_answered(
+    moving: Path, tmp_path: Path
+) -> None:
+    project = adopt(grow(moving, tmp_path / "p", vcs_ref=PINNED))
+    readme = (project / "README.md").read_text("utf-8")
+    (command,) = set(re.findall(r"`(uvx copier update --.*?)`", readme))
+    told = follow([f"{command} </dev/null"], project)  # a question would fail there
+    assert f"Acorn follows version {PINNED} of the template" in told

@@ -40,11 +40,11 @@ def make_evaluate(
 
 def bits_per_byte(
     learner: Learner, params: Any, split: Split, mesh: Mesh, beat: Beat = lambda: None
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Every byte of the held-out documents, each token with at least half a row of context.
 
-    Left out where decoding does not return every byte: the figure would be too low. Beside it:
-    gzip -9 and xz -9 on the same bytes, file by file and joined.
+    Left out where decoding does not return every byte: the figure would be too low. Beside it, as
+    `baselines`: gzip -9 and xz -9 on the same bytes, file by file and joined.
     """
     seq_len = learner.config.data.seq_len
     windows = heldout_windows(split, seq_len, max(1, seq_len // 2))
@@ -53,10 +53,11 @@ def bits_per_byte(
     nats, _ = make_score(learner, split, mesh)(params, windows[: ends[documents - 1]], beat)
     texts = list(itertools.islice(split.texts(), documents))
     size_bytes = sum(map(len, texts))
-    figures: dict[str, float] = {}
+    figures: dict[str, Any] = {}
     if split.lossless:
         figures["heldout_bits_per_byte"] = nats / math.log(2) / size_bytes
-    figures |= {"heldout_documents": documents, "heldout_bytes": size_bytes}
+    figures |= {"scored_documents": documents, "scored_text_bytes": size_bytes}
+    baselines = {}
     compressors = {
         "gzip": functools.partial(gzip.compress, compresslevel=9),
         "xz": functools.partial(lzma.compress, preset=9),
@@ -67,8 +68,8 @@ def bits_per_byte(
             for part in parts:
                 compressed_bytes += len(compress(part))
                 beat()
-            figures[f"heldout_{name}_{how}_bits_per_byte"] = 8 * compressed_bytes / size_bytes
-    return figures
+            baselines[f"{name}_{how}_bits_per_byte"] = 8 * compressed_bytes / size_bytes
+    return figures | {"baselines": baselines}
 
 
 def make_score(

@@ -45,7 +45,6 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
 
     def finish(state: State, beat: Beat) -> tuple[dict[str, Any], dict[str, Section]]:
         summary = {
-            "parameters": sum(x.size for x in jax.tree.leaves(state["params"])),
             **bits_per_byte(learner, state["params"], heldout, mesh, beat),
             "corpus_sha256": manifest.corpus_sha256,
             "corpus_python": manifest.python,

@@ -65,7 +65,9 @@ def behind(source: str, current: Version) -> str:
     )
     if not newer:
         return "no newer release"
-    return f"{len(newer)} newer, the last is {newer[-1][1]}: run `copier update`"
+    return (
+        f"{len(newer)} newer, the last is {newer[-1][1]}: run `uvx copier update --skip-answered`"
+    )
 
 
 def crossed_notes(notes: str, after: Version, upto: Version) -> str:

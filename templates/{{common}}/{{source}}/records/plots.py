@@ -18,7 +18,7 @@ from .telemetry import Record
 INK, TRAIN, HELDOUT = "#24292f", "#0072b2", "#d55e00"  # of Okabe and Ito, safe for colour blindness
 MAX_POINTS = 2000  # of one line: more than a figure has pixels
 DPI = 120  # 864 x 468 pixels, sharp on the half of a screen that the report gives a figure
-IN_WORDS = {"per_s": "{} per second", "ms": "milliseconds", "s": "seconds", "bytes": "bytes"}
+IN_WORDS = {"ms": "milliseconds", "s": "seconds", "bytes": "bytes", "fraction": "fraction"}
 
 
 def plot_all(run_dir: Path) -> list[Path]:
@@ -73,8 +73,8 @@ def _draw(name: str, records: list[Record]) -> Figure | None:
             trend = values
         else:
             axes.plot(steps[::every], values[::every], color=TRAIN, alpha=0.28, linewidth=0.8)
-        text = "training " if len(held) else "last "
-        text += show(name, float(trend[np.isfinite(trend)][-1]))
+        # As the terminal and the summary say it: the last record, not the trend.
+        text = ("training " if len(held) else "last ") + show(name, float(values[-1]))
         form = "-" if len(values) > 2 else "o-"
         axes.plot(steps[::every], trend[::every], form, color=TRAIN, linewidth=1.7, label=text)
     if len(held):
@@ -87,9 +87,8 @@ def _draw(name: str, records: list[Record]) -> Figure | None:
 
 def _dress(axes: Axes, name: str) -> None:
     unit, words = UNITS.search(name), label(name)
-    y_words = IN_WORDS.get(unit[1], "fraction").format(words) if unit else words
-    heading = f"{words} time" if y_words.endswith("seconds") else y_words
-    texts = [axes.set_title(heading[:1].upper() + heading[1:], loc="left", fontsize=13)]
+    y_words = IN_WORDS.get(unit[1], words) if unit else words
+    texts = [axes.set_title(words[:1].upper() + words[1:], loc="left", fontsize=13)]
     texts += [axes.set_xlabel("step"), axes.set_ylabel(y_words)]
     legend = axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     for text in (*texts, *legend.get_texts()):

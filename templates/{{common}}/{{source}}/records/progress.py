@@ -66,9 +66,18 @@ class ProgressBar:
 
 
 def label(name: str) -> str:
-    """A metric's name in words, without its unit: "heldout_loss" -> "held-out loss"."""
-    words = UNITS.sub("", name).replace("_", " ").replace(".", ": ")
+    """A metric's name in words: "heldout_loss" -> "held-out loss", "tokens_per_s" -> "tokens per
+    second", "step_ms" -> "step time"."""
+    unit = UNITS.search(name)
+    ending = {"per_s": " per second", "ms": " time", "s": " time"}.get(unit[1], "") if unit else ""
+    words = UNITS.sub("", name).replace("_", " ").replace(".", ": ") + ending
     return re.sub(r"^heldout\b", "held-out", words)
+
+
+def labelled(name: str, value: Any) -> tuple[str, str]:
+    """Label and value for a table: ("tokens_per_s", 14_900) -> "tokens per second", "14.9k"."""
+    words = show(name, value)
+    return label(name), words.partition(" ")[0] if name.endswith("_per_s") else words
 
 
 def show(name: str, value: Any) -> str:
@@ -80,7 +89,7 @@ def show(name: str, value: Any) -> str:
     unit = UNITS.search(name)
     match unit[1] if unit else name:
         case "per_s":
-            return f"{_short(value)} {label(name)}/s"
+            return f"{_short(value)} {label(UNITS.sub('', name))}/s"
         case "ms":
             return f"{value:,.1f} ms"
         case "s":

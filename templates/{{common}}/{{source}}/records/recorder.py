@@ -14,6 +14,7 @@ import jax
 from ..contract import Artifact, Section, Workload
 from ..run_config import RunConfig, flatten, to_dict
 from . import artifacts, hardware, progress, store, telemetry
+from .summary import facts, ranked, size
 from .trackers import make_trackers
 
 log = logging.getLogger(__name__)
@@ -148,8 +149,9 @@ class Recorder:
         }
         last = {("skipped_steps" if k == "skipped" else k): v for k, v in last.items()}
         measured = {k: v for k, v in last.items() if k not in (*summary, "step")}
-        whole = summary | measured | attempts | summary_extra
-        summary = {k: telemetry.plain(v) for k, v in whole.items()}
+        # What the kind says comes first: its figures lead the held-out ones.
+        whole = summary_extra | summary | measured | size(self._dir) | attempts | summary_extra
+        summary = ranked(whole, self._workload.means)
         store.write_json(self._dir / "sections.json", _plain_sections(sections))
         store.remove(self._dir / "report.html")  # `reported` takes the new one for the end
         store.write_json(self._dir / "summary.json", summary)
@@ -160,6 +162,21 @@ class Recorder:
             print(f"report: {write_report(self._dir)}")
         except OSError as error:
             log.warning("no plots or report: %s", error)
+
+    def stopped(self, step: int) -> None:
+        """Draw plots and report of a run that was stopped and saved; a failure is a warning."""
+        self.close()
+        if not self._primary:
+            return
+        self._clock.save(self._dir / "attempts.jsonl", step)
+        if _is_summarised(self._dir, step):  # from before a step back: it would pass for the end
+            store.remove(self._dir / "summary.json")
+        try:
+            from .report import write_report
+
+            print(f"report: {write_report(self._dir)}")
+        except Exception as error:  # the save is what counts
+            log.warning("no plots or report: %s: %s", type(error).__name__, error)
 
     def _busy_s(self) -> float:
         """Seconds that went into steps: not compiling, evaluating or saving."""
@@ -173,18 +190,22 @@ class Recorder:
         return hardware.mfu(self._workload.flops_per_step, step_s, jax.device_count(), kind)
 
     def _stop_profile(self) -> None:
-        if self._profiling:
-            jax.profiler.stop_trace()
-            self._profiling = False
+        if not self._profiling:
+            return
+        self._profiling = False
+        jax.profiler.stop_trace()
+        if self._primary:
+            folder = self._dir / "profile"
+            log.info("profiler trace in %s: `uvx xprof --logdir %s` shows it", folder, folder)
 
 
 def reported(run_dir: Path, step: int) -> bool:
     """Whether summary and report of a run that ended at `step` have been written."""
-    try:
-        summary = store.read_json(run_dir / "summary.json")
-        return bool(summary["steps"] == step) and store.exists(run_dir / "report.html")
-    except (OSError, ValueError, KeyError):
-        return False
+    return _is_summarised(run_dir, step) and store.exists(run_dir / "report.html")
+
+
+def _is_summarised(run_dir: Path, step: int) -> bool:
+    return bool(facts(run_dir / "summary.json").get("steps") == step)
 
 
 def _plain_sections(sections: dict[str, Section]) -> dict[str, Section]:

@@ -4,7 +4,6 @@ Opens offline, in light and dark mode. Every string is escaped.
 """
 
 import base64
-import contextlib
 import itertools
 from collections.abc import Iterable
 from html import escape
@@ -14,8 +13,10 @@ from typing import Any
 from ..run_config import flatten
 from . import artifacts, store
 from .plots import plot_all
-from .progress import label, show
+from .progress import label, labelled, show
+from .summary import facts, figures
 from .telemetry import goodput
+from .trace import top_operations
 
 STYLE = """
 :root { color-scheme: light dark; --page: #f6f7f9; --card: #fff; --ink: #24292f; --soft: #667080;
@@ -42,22 +43,24 @@ summary { cursor: pointer; font-weight: 600; margin: 1.4rem 0 .4rem }
 COLOURS = ["#009e73", "#0072b2", "#e69f00", "#d55e00", "#56b4e9", "#cc79a7", "#f0e442", "#8c96a3"]
 WARNING_LINES = 40  # the last ones
 ARTIFACTS = 3  # of each name, the last ones
+CARDS = 8
 
 
 def write_report(run_dir: Path) -> Path:
     """Draw DIR/plots and write DIR/report.html from the files in DIR; a missing one is left out."""
-    summary, run_config = _json(run_dir / "summary.json"), _json(run_dir / "config.json")
+    (summary, is_finished), run_config = figures(run_dir), facts(run_dir / "config.json")
     provenance = run_config.get("provenance", {})
     about = ("template", "git_commit", "device_kind", "devices", "processes")
     line = " · ".join(f"{label(k)} {provenance[k]}" for k in about if provenance.get(k))
     name = escape(f"{str(__package__).partition('.')[0]} · {run_dir.resolve().name}")
+    sections = facts(run_dir / "sections.json") if is_finished else {}
     spent = goodput(store.read_lines(run_dir / "attempts.jsonl"))["spent"]
     body = (
         f"<h1>{name}</h1><p>{escape(line)}</p>",
-        _section("Result", _cards(summary)),
+        _section("Result" if is_finished else _so_far(summary, run_config), _cards(summary)),
         *(
             _section(heading, _preformatted(part) if isinstance(part, str) else _values(part), "")
-            for heading, part in _json(run_dir / "sections.json").items()
+            for heading, part in sections.items()
         ),
         _section("Curves", _plots(run_dir), "grid wide"),
         *(
@@ -66,6 +69,7 @@ def write_report(run_dir: Path) -> Path:
         ),
         _section("Changed on resume", _changes(run_config.get("changes", [])), ""),
         _section("Where the time went", _bar(spent), ""),
+        _section("Longest operations of the profiler trace", _operations(run_dir), ""),
         _section("Warnings", _preformatted(_warnings(run_dir)), ""),
         _details("Summary", _values(summary), "open"),
         _details("Configuration", _table(flatten(run_config.get("config", {})).items())),
@@ -83,7 +87,7 @@ def write_report(run_dir: Path) -> Path:
 
 def format_summary(summary: dict[str, Any]) -> str:
     """The run summary as aligned lines for the terminal."""
-    rows = [(label(name), show(name, value)) for name, value in flatten(summary).items()]
+    rows = [labelled(name, value) for name, value in flatten(summary).items()]
     width = max((len(words) for words, _ in rows), default=0)
     indent = "\n" + " " * (width + 4)
     return "\n".join(
@@ -91,17 +95,15 @@ def format_summary(summary: dict[str, Any]) -> str:
     )
 
 
-def _cards(summary: dict[str, Any]) -> str:
-    def rank(name: str) -> tuple[bool, ...]:
-        # Held-out metrics first, then the rate, then how well the machine was used.
-        return (
-            not name.startswith("heldout_"),
-            "_per_s" not in name,
-            name not in ("mfu", "goodput"),
-        )
+def _so_far(summary: dict[str, Any], run_config: dict[str, Any]) -> str:
+    steps = run_config.get("config", {}).get("run.steps", "?")
+    return f"Not finished: at step {show('step', summary['steps'])} of {show('steps', steps)}"
 
-    numbers = sorted((k for k, v in summary.items() if isinstance(v, (int, float))), key=rank)
-    words = ((escape(label(k)), escape(show(k, summary[k]))) for k in numbers[:8])
+
+def _cards(summary: dict[str, Any]) -> str:
+    """The first eight numbers: a summary is in the order in which a person looks for its parts."""
+    numbers = [labelled(k, v) for k, v in summary.items() if isinstance(v, (int, float))]
+    words = (map(escape, pair) for pair in numbers[:CARDS])
     return "".join(f"<dl><dt>{name}</dt><dd>{value}</dd></dl>" for name, value in words)
 
 
@@ -111,7 +113,7 @@ def _bar(spent: dict[str, float]) -> str:
     for (part, seconds), colour in zip(ranked, itertools.cycle(COLOURS), strict=False):
         paint, share = f'style="background:{colour};', f"{seconds / total_s:.2%}"
         bar += f'<div {paint}width:{share}"></div>'
-        words = f'<i {paint}"></i>{escape(label(part))}'
+        words = f'<i {paint}"></i>{escape(label(part.removesuffix("_s")))}'
         rows += f"<tr><td>{words}</td><td>{show(part, seconds)}, {share}</td></tr>"
     return f'<div class="bar">{bar}</div><table>{rows}</table>' if bar else ""
 
@@ -120,6 +122,13 @@ def _changes(changes: list[dict[str, Any]]) -> str:
     """A row for each setting that a resume changed."""
     return _table(
         (f"from step {c['step']} on", f"{c['setting']}: {c['from']} → {c['to']}") for c in changes
+    )
+
+
+def _operations(run_dir: Path) -> str:
+    return _table(
+        (op.name, f"{op.time_ms:,.1f} ms, {op.fraction:.1%}, calls: {op.calls:,}")
+        for op in top_operations(run_dir / "profile")
     )
 
 
@@ -155,7 +164,7 @@ def _preformatted(text: str) -> str:
 
 def _values(values: dict[str, Any]) -> str:
     """A table of values with the units that their names carry."""
-    return _table((label(name), show(name, value)) for name, value in flatten(values).items())
+    return _table(labelled(name, value) for name, value in flatten(values).items())
 
 
 def _table(rows: Iterable[tuple[str, Any]]) -> str:
@@ -170,9 +179,3 @@ def _section(heading: str, content: str, layout: str = "grid") -> str:
 
 def _details(heading: str, content: str, state: str = "") -> str:
     return f"<details {state}><summary>{heading}</summary>{content}</details>" if content else ""
-
-
-def _json(path: Path) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError):
-        return dict(store.read_json(path))
-    return {}

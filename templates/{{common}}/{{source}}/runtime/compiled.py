@@ -6,7 +6,8 @@ import jax
 from jax.sharding import Mesh, PartitionSpec
 
 from ..contract import State, Workload
-from .sharding import check_divisible, named
+from ..records.progress import show
+from .sharding import check_divisible, device_bytes, named
 
 
 def abstract_state(workload: Workload, seed: int, mesh: Mesh) -> tuple[State, Any]:
@@ -16,6 +17,19 @@ def abstract_state(workload: Workload, seed: int, mesh: Mesh) -> tuple[State, An
     check_divisible(bare, specs, mesh)
     shardings = named(specs, mesh)
     return with_shardings(bare, shardings), shardings
+
+
+def count_parameters(state: State) -> int | None:
+    """Numbers in `state["params"]`; None for a kind that has no such entry."""
+    return sum(x.size for x in jax.tree.leaves(state["params"])) if "params" in state else None
+
+
+def describe_state(abstract: State) -> str:
+    """Parameters, arrays and bytes of state, in one line."""
+    leaves, parameters = jax.tree.leaves(abstract), count_parameters(abstract)
+    size = show("state_bytes", sum(map(device_bytes, leaves)))
+    counted = "" if parameters is None else f"{parameters:,} parameters; "
+    return f"{counted}state {len(leaves)} arrays, {size} a device"
 
 
 def with_shardings(bare: Any, shardings: Any) -> Any:

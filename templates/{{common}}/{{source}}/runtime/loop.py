@@ -19,7 +19,7 @@ from ..records import provenance, store, telemetry
 from ..records.recorder import Recorder, reported
 from ..run_config import RunConfig, identity_of, to_dict, tunables_of
 from .checkpoint import Checkpoints
-from .compiled import abstract_state, initialise, jit_step
+from .compiled import abstract_state, count_parameters, describe_state, initialise, jit_step
 from .distributed import StopRequest, Watch, all_agree, barrier
 from .guards import CompileCount, FiniteCheck, OneCompilation
 from .prefetch import Prefetch
@@ -64,8 +64,11 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     sink = (workload.sink or NpzFiles)(run_dir / "outputs")
     sink.cut(first)
     if jax.process_index() == 0:
+        about |= {"parameters": count_parameters(state), "means": list(workload.means)}  # for the report
         store.write_json(run_dir / "config.json", about)
-        log.info("%s", describe_shards(state))
+        log.info("%s", describe_state(state))
+        if mesh.size > 1:
+            log.info("%s", describe_shards(state))
         log.info("%s at step %d", "resumed" if manifest else "starting", first)
         if manifest:
             log.info("begun with: %s", about["command"])
@@ -131,7 +134,8 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
                 finished = saving and _is_done(workload, newest)
                 if finished and not evaluating:
                     values |= _evaluate(workload, state, watch.beat, clock)
-                forced = evaluating or at_end or finished or code is not None
+                # Step 1 too: the loss before training, which the first mean would hide.
+                forced = step == 1 or evaluating or at_end or finished or code is not None
                 recorder.step(step, values, force=forced)
                 if saving:
                     so_far = dict(
@@ -154,7 +158,8 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
         if code is not None:
             over = finished or step == run_config.steps
             next_run = "writes the report" if over else "goes on from there"
-            log.warning("saved at step %d; the same command %s", step, next_run)
+            log.info("saved at step %d; the same command %s", step, next_run)
+            recorder.stopped(step)
             return code
         clock.enter("evaluate")
         summary, sections = workload.finish(state, watch.beat) if workload.finish else ({}, {})

@@ -82,21 +82,21 @@ def named(specs: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda s: NamedSharding(mesh, s), specs, is_leaf=is_spec)
 
 
+def device_bytes(array: Any) -> int:
+    """What one device holds of an abstract array."""
+    return math.prod(array.sharding.shard_shape(array.shape)) * int(array.dtype.itemsize)
+
+
 def describe_shards(abstract: Any, rows: int = 12) -> str:
-    """A table of the largest arrays: shape, sharding, bytes a device; and the total."""
+    """A table of the largest arrays: bytes a device, name, shape, sharding."""
     leaves = jax.tree_util.tree_leaves_with_path(abstract)
-    sized = [
-        (math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize, p, x) for p, x in leaves
-    ]
-    sized.sort(key=lambda row: -row[0])
+    sized = sorted(leaves, key=lambda leaf: -device_bytes(leaf[1]))
     lines = [
-        f"{size / 1e6:9.2f} MB  {jax.tree_util.keystr(path)} {x.dtype}{list(x.shape)}"
-        f" {x.sharding.spec}"
-        for size, path, x in sized[:rows]
+        f"{device_bytes(x) / 1e6:9.2f} MB  {jax.tree_util.keystr(path, simple=True, separator='/')}"
+        f" {x.dtype}{list(x.shape)} {x.sharding.spec}"
+        for path, x in sized[:rows]
     ]
-    total = sum(size for size, _, _ in sized)
-    heading = f"state: {len(sized)} arrays, {total / 1e6:.1f} MB a device; the largest:"
-    return "\n".join([heading, *lines])
+    return "\n".join(["the largest arrays of the state, bytes a device:", *lines])
 
 
 def is_spec(x: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -174,6 +175,8 @@ def test_evaluate_prints_the_bits_per_byte_of_the_summary(
     printed = capsys.readouterr().out
     assert f"{summary['heldout_bits_per_byte']:.4g}" in printed
     assert summary["corpus_sha256"] in printed
+    (xz,) = (v for k, v in summary["baselines"].items() if k.startswith("xz_joined"))
+    assert re.search(rf"baselines: xz joined.* {xz:.4g}\n", printed)
     monkeypatch.setattr(Split, "lossless", False)
     assert evaluate(run_dir=run_config.run.run_dir) == 0
     assert "held-out bits per byte" not in capsys.readouterr().out

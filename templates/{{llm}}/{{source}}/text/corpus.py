@@ -126,13 +126,16 @@ def _read_text(path: Path, name: str, lone: bool) -> Iterator[Piece]:
 def _read_jsonl(path: Path, name: str, field: str) -> Iterator[Piece]:
     with path.open("rb") as raw:
         lines: Any = gzip.GzipFile(fileobj=raw) if name.endswith(".gz") else raw
+        before = 0
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 try:
                     data = str.encode(json.loads(line)[field])
                 except UnicodeError:  # not UTF-8, or an escaped half of a surrogate pair
                     data = b"\xff"
-                yield f"{name}:{number}", data, len(line), data
+                done = raw.tell()  # in the file, not in what it decompresses to
+                yield f"{name}:{number}", data, done - before, data
+                before = done
 
 
 def _read_parquet(path: Path, name: str, field: str) -> Iterator[Piece]:

@@ -32,7 +32,7 @@ def preflight(*, config: Settings, topology: str = "local") -> int:
     from ..records.report import format_summary
     from ..runtime import cost
     from ..runtime.compiled import abstract_state
-    from ..runtime.sharding import make_mesh
+    from ..runtime.sharding import describe_shards, make_mesh
     from ..workload import make_dry_workload
 
     devices = cost.find_devices(topology)
@@ -63,6 +63,7 @@ def preflight(*, config: Settings, topology: str = "local") -> int:
         limit = cost.memory_limit(devices[0])
         figures |= cost.memory_parts(step) | {"memory_limit_bytes": limit}
         fits = limit is None or figures["memory_bytes"] <= limit
+    print(describe_shards(state))
     print(format_summary(figures))
     print("fits" if fits else "does not fit; what to change:")
     if not fits:

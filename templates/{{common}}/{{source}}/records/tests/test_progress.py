@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from ..progress import ProgressBar, label, show
+from ..progress import ProgressBar, label, labelled, show
 
 
 @pytest.mark.parametrize(
@@ -37,10 +37,24 @@ def test_values_take_the_unit_of_their_name(name, value, text):
     assert show(name, value) == text
 
 
-def test_labels_lose_the_unit():
+def test_labels_say_what_is_measured():
     assert label("heldout_bits_per_byte") == "held-out bits per byte"
-    assert label("step_ms") == "step"
-    assert label("spent.data_wait_s") == "spent: data wait"
+    assert label("step_ms") == "step time"
+    assert label("spent.data_wait_s") == "spent: data wait time"
+    assert label("peak_memory_bytes") == "peak memory"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "pair"),
+    [
+        ("tokens_per_s", 14_900.0, ("tokens per second", "14.9k")),
+        ("draws_per_s", None, ("draws per second", "-")),
+        ("step_ms", 12.34, ("step time", "12.3 ms")),
+        ("sample", "two words", ("sample", "two words")),
+    ],
+)
+def test_the_unit_of_a_rate_stands_once(name, value, pair):
+    assert labelled(name, value) == pair
 
 
 def test_plain_lines_with_time_left():

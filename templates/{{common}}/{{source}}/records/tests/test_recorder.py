@@ -13,7 +13,7 @@ import pytest
 from ...contract import Workload
 from ...run_config import RunConfig
 from .. import recorder as recorder_module
-from .. import store
+from .. import report, store
 from ..recorder import Recorder, reported
 from ..report import write_report
 from ..telemetry import Clock, record_warnings
@@ -162,6 +162,7 @@ def test_finish_leaves_a_report_that_files_alone_make_again(tmp_path, capsys):
     assert not reported(tmp_path, 9)
     summary = store.read_json(tmp_path / "summary.json")
     assert (summary["steps"], summary["score"]) == (8, 2.0)
+    assert next(iter(summary)) == "loss"  # held-out metrics and means, before all else
     assert summary["mfu_formula"] == "no MFU: this kind counts no model FLOPs"
     assert "score" in capsys.readouterr().out
     html = (tmp_path / "report.html").read_text()
@@ -171,3 +172,34 @@ def test_finish_leaves_a_report_that_files_alone_make_again(tmp_path, capsys):
     assert write_report(tmp_path).read_text() == html
     recorder_of(tmp_path, first=8).finish(8, {}, {})
     assert "all chains agree" not in (tmp_path / "report.html").read_text()
+
+
+def test_a_stopped_run_has_a_report_that_does_not_pass_for_the_end(tmp_path):
+    recorder = recorder_of(tmp_path)
+    for step in range(1, 9):
+        recorder.step(step, values_of(step))
+    store.write_json(tmp_path / "summary.json", {"steps": 8})  # from before a step back
+    recorder.stopped(8)
+    assert "Not finished: at step 8" in (tmp_path / "report.html").read_text()
+    assert (tmp_path / "plots" / "loss.png").exists()
+    assert not reported(tmp_path, 8)
+
+
+def test_a_report_of_a_stopped_run_that_fails_is_a_warning(tmp_path, monkeypatch, caplog):
+    recorder = recorder_of(tmp_path)
+    recorder.step(4, values_of(4))
+    monkeypatch.setattr(report, "write_report", lambda run_dir: 1 / 0)
+    recorder.stopped(4)
+    assert "no plots or report: ZeroDivisionError" in caplog.text
+
+
+def test_a_trace_is_announced_once_where_it_is(tmp_path, caplog):
+    recorder = recorder_of(tmp_path, profile_at_step=2, profile_steps=1)
+    with caplog.at_level(logging.INFO):
+        for step in range(1, 5):
+            recorder.profile(step)
+            jnp.ones(8).sum().block_until_ready()
+        recorder.close()
+    (said,) = [r.getMessage() for r in caplog.records if "profiler" in r.getMessage()]
+    assert f"xprof --logdir {tmp_path / 'profile'}" in said
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))

@@ -1,5 +1,6 @@
 """The report is well-formed, works offline and escapes hostile strings; metrics are plotted."""
 
+import gzip
 import json
 from html.parser import HTMLParser
 
@@ -102,6 +103,57 @@ def test_last_artifacts_and_sections_are_shown(run_dir):
     assert page.text.count("0:01:01") == 1  # with the unit of its name
 
 
+def cards(page: Page) -> int:
+    return page.tags.count("dl")
+
+
+def test_the_cards_are_the_first_numbers_of_the_summary(run_dir):
+    summary = {"steps": 200, "bits": {"gzip": 2.0}, "mfu": None, "tokens_per_s": 14_900.0}
+    summary |= {f"n{i}": i for i in range(20)}
+    (run_dir / "summary.json").write_text(json.dumps(summary))
+    page = Page(write_report(run_dir).read_text())
+    assert cards(page) == 8
+    first = page.text.partition("Curves")[0]
+    assert "tokens per second14.9k" in first
+    assert "tokens/s" not in page.text
+    assert "n55" in first
+    assert "n66" not in first
+    assert "gzip" not in first
+
+
+@pytest.mark.parametrize("summary", [None, {"steps": 100, "heldout_loss": 7.25}])
+def test_a_run_without_its_summary_shows_its_newest_records(run_dir, summary):
+    (run_dir / "summary.json").unlink()
+    if summary:
+        (run_dir / "summary.json").write_text(json.dumps(summary))
+    (run_dir / "sections.json").write_text(json.dumps({"Verdict": "of an earlier end"}))
+    (run_dir / "config.json").write_text(
+        json.dumps({"config": {"run.steps": 1500}, "means": ["loss"], "parameters": 1234567})
+    )
+    page = Page(write_report(run_dir).read_text())
+    first, _, _ = page.text.partition("Curves")
+    assert "Not finished: at step 200 of 1,500" in first
+    for words in ("held-out loss2.5", "loss2.005", "images per second42", "parameters1,234,567"):
+        assert words in first
+    assert "wall time10.00 s" in first
+    assert "7.25" not in page.text
+    assert "Verdict" not in page.text
+    (run_dir / "summary.json").write_text(json.dumps({"steps": 200}))
+    page = Page(write_report(run_dir).read_text())
+    assert "Not finished" not in page.text
+    assert "Verdict" in page.text
+
+
+def test_the_longest_operations_are_shown(run_dir):
+    event = {"ph": "X", "pid": 1, "tid": 1, "ts": 0, "dur": 1500.0, "name": HOSTILE}
+    trace = {"traceEvents": [event | {"args": {"hlo_op": "a"}}]}
+    folder = run_dir / "profile" / "plugins" / "profile" / "now"
+    folder.mkdir(parents=True)
+    (folder / "host.trace.json.gz").write_bytes(gzip.compress(json.dumps(trace).encode()))
+    page = Page(write_report(run_dir).read_text())
+    assert f"{HOSTILE}1.5 ms, 100.0%, calls: 1" in page.text
+
+
 def test_report_of_an_empty_folder(tmp_path):
     page = Page(write_report(tmp_path).read_text())
     assert "h1" in page.tags
@@ -114,7 +166,7 @@ def test_summary_is_one_aligned_line_a_figure():
     )
     assert text.splitlines() == [
         "  steps         1,000",
-        "  wall          1:02:05",
+        "  wall time     1:02:05",
         "  bits: gzip 9  2.5",
         "  sample        a",
         "                b",
@@ -150,6 +202,14 @@ def test_the_loss_comes_first():
 def test_steps_skipped_are_drawn_where_there_are_any():
     assert not figures([{"step": step, "skipped": 0.0} for step in range(9)])
     assert list(figures([{"step": step, "skipped": step // 5} for step in range(9)])) == ["skipped"]
+
+
+def test_the_plot_tells_the_last_record_and_not_the_trend():
+    rng = np.random.default_rng(0)
+    records = [{"step": step, "loss": 3.0 + rng.normal()} for step in range(1, 400)]
+    records.append({"step": 400, "loss": 9.125})
+    (legend,) = figures(records)["loss"].axes[0].get_legend().get_texts()
+    assert legend.get_text() == "last 9.125"
 
 
 def test_smoothing_keeps_lines_and_ignores_what_is_not_finite():

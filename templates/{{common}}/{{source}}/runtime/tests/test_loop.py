@@ -104,9 +104,10 @@ def test_what_was_stopped_after_its_last_save_is_finished_by_the_same_command(
     monkeypatch.setattr(
         loop.StopRequest, "decide", lambda _, step: Exit.PREEMPTED if step == 9 else None
     )
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         assert go(config_of(tmp_path, 9)) == Exit.PREEMPTED
     assert "saved at step 9; the same command writes the report" in caplog.text
+    assert "Not finished: at step 9" in (tmp_path / "report.html").read_text()
     finished(9)
     assert go(config_of(tmp_path, 9), finish=killed) == Exit.DONE  # there is nothing left to do
 
@@ -250,3 +251,60 @@ def test_a_report_that_was_not_written_is_written_by_the_same_command(
     assert json.loads((tmp_path / "summary.json").read_text())["steps"] == 5
     assert go(config_of(tmp_path, 5)) == Exit.DONE
     assert (tmp_path / "report.html").exists()
+
+
+def test_a_stop_saves_first_then_draws_and_warns_of_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw(run_dir: Path) -> Path:
+        assert (run_dir / "checkpoints" / "00000003" / "files-0.json").exists()
+        return real(run_dir)
+
+    real = report.write_report
+    stop = Exit.INTERRUPTED
+    monkeypatch.setattr(loop.StopRequest, "decide", lambda _, step: stop if step == 3 else None)
+    monkeypatch.setattr(report, "write_report", draw)
+    assert go(config_of(tmp_path, 9)) == stop
+    assert not (tmp_path / "warnings.log").exists()
+    assert "Not finished: at step 3 of 9" in (tmp_path / "report.html").read_text()
+    assert (tmp_path / "plots" / "log_density.png").exists()
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_a_report_that_fails_does_not_change_how_a_stop_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = Exit.PREEMPTED
+    monkeypatch.setattr(loop.StopRequest, "decide", lambda _, step: stop if step == 3 else None)
+    monkeypatch.setattr(report, "write_report", lambda run_dir: 1 / 0)
+    assert go(config_of(tmp_path, 9)) == stop
+    assert "ZeroDivisionError" in (tmp_path / "warnings.log").read_text()
+
+
+def test_the_first_record_is_of_step_one_alone_and_means_still_span_their_steps(
+    tmp_path: Path,
+) -> None:
+    config = config_of(tmp_path / "each", 8)
+    go(config, means=("log_density",))
+    each = [r["log_density"] for r in read_lines(tmp_path / "each" / "metrics.jsonl")]
+    for steps in (6, 8):  # a resume begins no new series
+        go(config_of(tmp_path / "mean", steps, log_every_steps=4), means=("log_density",))
+    found = {r["step"]: r["log_density"] for r in read_lines(tmp_path / "mean" / "metrics.jsonl")}
+    assert list(found) == [1, 4, 6, 8]
+    assert found[1] == pytest.approx(each[0])
+    assert found[4] == pytest.approx(np.mean(each[:4]))
+    assert found[8] == pytest.approx(np.mean(each[4:]))
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_a_start_says_two_lines_and_on_a_mesh_the_shardings(
+    tmp_path: Path, devices: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = config_of(tmp_path, 1)
+    with caplog.at_level(logging.INFO):
+        loop.run(sampler(config), config, make_mesh(config.mesh, jax.devices()[:devices]))
+    said = [record.getMessage() for record in caplog.records if record.name == loop.__name__]
+    assert said[0].startswith("state 4 arrays, 200 kB a device")
+    assert said[-1] == "starting at step 0"
+    assert len(said) == (2 if devices == 1 else 3)
+    assert json.loads((tmp_path / "config.json").read_text())["parameters"] is None

@@ -58,6 +58,7 @@ def test_the_command_says_what_fits_and_what_to_change(
     assert preflight(config=CONFIG) == Exit.DONE
     shown = capsys.readouterr().out
     assert shown.endswith("fits\n")
+    assert "params/embedding float32" in shown  # the table of shardings
     assert "mesh              data 2, fsdp 4, tensor 1" in shown
     monkeypatch.setattr(cost, "memory_limit", lambda device: 1e4)
     assert preflight(config=CONFIG) == Exit.USER
