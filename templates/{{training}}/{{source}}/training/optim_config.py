@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ..run_config import check_numbers, identity
+from .schedule import ScheduleName
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class OptimConfig:
     beta1: float = identity(0.9)
     beta2: float = identity(0.95)
     clip_norm: float = identity(1.0)  # global gradient norm; 0 = off
-    schedule: Literal["cosine", "wsd", "linear"] = identity("cosine")
+    schedule: ScheduleName = identity("cosine")
     horizon_steps: int = identity(0, least=0)  # end of the schedule; 0 = --steps
     warmup_steps: int = identity(20, least=0)
     cooldown_fraction: float = identity(0.3)  # of the horizon, wsd only
