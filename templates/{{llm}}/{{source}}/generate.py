@@ -79,9 +79,7 @@ def make_generate(
 
     # Inputs are NumPy's and outputs replicated: that is sound on several hosts.
     @partial(jax.jit, out_shardings=replicated)
-    def first_token(
-        params: Any, tokens: Array, length: Array, draw: Draw
-    ) -> tuple[Array, Cache]:
+    def first_token(params: Any, tokens: Array, length: Array, draw: Draw) -> tuple[Array, Cache]:
         start = jnp.zeros((), jnp.int32)
         hidden, cache = forward_cached(learner, params, tokens, start, empty_cache(learner))
         hidden = jax.lax.dynamic_slice_in_dim(hidden, length - 1, 1, axis=1)

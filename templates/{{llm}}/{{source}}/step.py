@@ -65,9 +65,7 @@ def init_state(learner: Learner, key: jax.Array) -> State:
     return init_update(learner.optimizer, nnx.to_pure_dict(nnx.state(model)), key)
 
 
-def token_logits(
-    learner: Learner, params: Any, inputs: Int[Array, "B T"]
-) -> Float[Array, "B T V"]:
+def token_logits(learner: Learner, params: Any, inputs: Int[Array, "B T"]) -> Float[Array, "B T V"]:
     """float32 scores of what follows each token, over the padded vocabulary."""
     segments = None
     if learner.packing == "segments":

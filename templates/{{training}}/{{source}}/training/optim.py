@@ -1,4 +1,7 @@
-"""The learning rate over the steps and the Optax chain. Knows no model: parameters come with labels."""
+"""The learning rate over the steps and the Optax chain. Parameters come with labels.
+
+Knows no model.
+"""
 
 from typing import Any
 

@@ -1,5 +1,6 @@
 """Settings of the optimizer and its schedule, and what is checked in every training. No JAX."""
 
+# ruff: noqa: RUF009 - `identity` makes a field; that ScheduleName is a string is not seen there.
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 

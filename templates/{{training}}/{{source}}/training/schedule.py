@@ -1,6 +1,6 @@
 """The table of learning-rate schedules, whose names are the choices of `--optim.schedule`.
 
-Imports no JAX until one is called, so that `--help` can list them. Knows no optimizer and no warmup.
+Imports no JAX until one is called, so that `--help` can list them. Knows no optimizer, no warmup.
 """
 
 from collections.abc import Callable
