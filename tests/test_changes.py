@@ -31,8 +31,8 @@ CHANGES: dict[str, list[tuple[str, str]]] = {
     ],
     "training/schedule.py": [
         (
-            '    "linear": linear,\n',
-            '    "linear": linear,\n    "root": lambda c, steps: lambda step: (1 + step) ** -0.5,\n',
+            '"linear": linear}',
+            '"linear": linear, "root": lambda c, steps: lambda step: (1 + step) ** -0.5}',
         )
     ],
     "training/axes.py": [('"vocab": ("tensor", "fsdp")', '"vocab": "tensor"')],

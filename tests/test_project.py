@@ -189,9 +189,10 @@ def test_the_script_of_the_readme_runs(acorn: Path) -> None:
     assert len(script.split("\n")) <= 12
     told = uv(acorn, "run", "--no-sync", "python", "-", typed=script)
     assert re.search(r"^step 50: \d\.\d{3} nats a token$", told, re.M), told
-    options = "--prompt def --chars 80 --temperature 0.7 --top-p 0.9 --seed 1".split()
-    options[1] += " "
-    assert uv(acorn, "run", "--no-sync", "acorn", "sample", *options) == "def " + told[-81:]
+    options = shlex.split("--prompt 'def ' --chars 80 --temperature 0.7 --top-p 0.9 --seed 1")
+    sampled = uv(acorn, "run", "--no-sync", "acorn", "sample", *options)
+    assert told.endswith(sampled.removeprefix("def "))
+    assert sampled.startswith("def ")
 
 
 def test_an_update_right_after_the_run_is_clean(acorn: Path, moving: Path) -> None:

@@ -82,15 +82,15 @@ def exact_windows(
 
 
 def make_score(
-    learner: Learner, mesh: Mesh, rows: float | None = None
+    learner: Learner, mesh: Mesh, at_once: float | None = None
 ) -> Callable[[Any, Read, np.ndarray, Beat], tuple[float, int]]:
     """(parameters, read, windows) -> summed nats of the scored targets, and how many they are.
 
-    rows: windows at a time, rounded up to what the mesh divides; None = a micro-batch.
+    at_once: windows in a batch, rounded up to what the mesh divides; None = a micro-batch.
     """
-    config, replicas = learner.config, mesh.shape["data"] * mesh.shape["fsdp"]
-    rows = rows or config.data.batch_size / config.optim.micro_batches
-    size = math.ceil(rows / replicas) * replicas
+    data, replicas = learner.config.data, mesh.shape["data"] * mesh.shape["fsdp"]
+    at_once = at_once or data.batch_size / learner.config.optim.micro_batches
+    size = math.ceil(at_once / replicas) * replicas
     sharding = NamedSharding(mesh, spec("batch", None))
 
     @jax.jit
@@ -101,15 +101,12 @@ def make_score(
     def score(params: Any, read: Read, windows: np.ndarray, beat: Beat) -> tuple[float, int]:
         total, count = 0.0, 0
         for part in itertools.batched(windows, size):
-            found = heldout_rows(
-                read, learner.bos_id, np.array(part), config.data.seq_len, learner.packing
-            )
-            padded = [np.pad(x, ((0, size - len(part)), (0, 0))) for x in found]
-            placed = (
-                jax.make_array_from_callback(x.shape, sharding, x.__getitem__) for x in padded
-            )
+            chosen = np.array(part)
+            found = heldout_rows(read, learner.bos_id, chosen, data.seq_len, learner.packing)
+            rows = [np.pad(x, ((0, size - len(part)), (0, 0))) for x in found]
+            placed = (jax.make_array_from_callback(x.shape, sharding, x.__getitem__) for x in rows)
             total += float(nats(params, *placed))
-            count += int(found[1].sum())
+            count += int(rows[1].sum())
             beat()
         return total, count
 

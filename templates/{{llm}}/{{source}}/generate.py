@@ -25,6 +25,7 @@ from .training.precision import compute_dtype
 
 type Cache = tuple[Float[Array, "L B S K H"], Float[Array, "L B S K H"]]
 """Keys and values of every layer at each of the S positions of a context."""
+type Scalar = float | Float[Array, ""]
 type Draw = tuple[Array, Array, Array, Array]
 """Base of the randomness, number of the token, temperature, top_p."""
 
@@ -149,10 +150,7 @@ def forward_cached(
 
 
 def choose(
-    logits: Float[Array, " V"],
-    key: jax.Array,
-    temperature: float | Float[Array, ""],
-    top_p: float | Float[Array, ""],
+    logits: Float[Array, " V"], key: jax.Array, temperature: Scalar, top_p: Scalar
 ) -> Int[Array, ""]:
     """One token: the likeliest at temperature 0, else drawn from the fewest that make up top_p."""
     scaled = logits / jnp.where(temperature == 0, 1.0, temperature)

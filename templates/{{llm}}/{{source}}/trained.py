@@ -115,7 +115,7 @@ class Trained:
     @cached_property
     def _score(self) -> Callable[..., tuple[float, int]]:
         # A micro-batch may need more memory than these devices have.
-        return make_score(self.learner, self.mesh, rows=1)
+        return make_score(self.learner, self.mesh, at_once=1)
 
     @cached_property
     def _logits(self) -> Callable[..., jax.Array]:

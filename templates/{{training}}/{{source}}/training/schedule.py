@@ -33,9 +33,5 @@ def linear(c: Any, steps: int) -> Schedule:
 
 
 # Name -> (OptimConfig, number of steps after the warmup) -> the schedule of those steps.
-SCHEDULES: dict[str, Callable[[Any, int], Schedule]] = {
-    "cosine": cosine,
-    "wsd": wsd,
-    "linear": linear,
-}
+SCHEDULES = {"cosine": cosine, "wsd": wsd, "linear": linear}
 type ScheduleName = Literal[*SCHEDULES]  # type: ignore[valid-type]  # mypy wants them written out
