@@ -73,13 +73,19 @@ ELSEWHERE = {
 }
 
 
-def uv(project: Path, *arguments: str, code: int = 0) -> str:
-    """Run uv in the project as a user would, outside the environment of this suite."""
+def uv(
+    project: Path, *arguments: str, code: int = 0, typed: str | None = None, **variables: str
+) -> str:
+    """Run uv in the project as a user would, outside the environment of this suite.
+
+    typed: what it reads from its standard input; variables: of its environment.
+    """
     kept = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "XLA_FLAGS")}
     done = subprocess.run(
         [os.environ.get("UV", "uv"), *arguments],
         cwd=project,
-        env=kept | {"JAX_PLATFORMS": "cpu"},
+        env=kept | {"JAX_PLATFORMS": "cpu"} | variables,
+        input=typed,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -184,6 +190,18 @@ def test_it_learned(acorn: Path) -> None:
         assert (run / name).exists()
     assert list((run / "plots").glob("*.png"))
     assert (acorn / "build" / "hub" / "model.safetensors").is_file()
+
+
+def test_the_script_of_the_readme_runs(acorn: Path) -> None:
+    readme = (acorn / "README.md").read_text("utf-8")
+    (script,) = re.findall(r"^```python\n(.*?)^```", readme, re.M | re.S)
+    assert len(script.split("\n")) <= 12
+    told = uv(acorn, "run", "--no-sync", "python", "-", typed=script)
+    assert re.search(r"^step 50: \d\.\d{3} nats a token$", told, re.M), told
+    options = shlex.split("--prompt 'def ' --chars 80 --temperature 0.7 --top-p 0.9 --seed 1")
+    sampled = uv(acorn, "run", "--no-sync", "acorn", "sample", *options)
+    assert told.endswith(sampled.removeprefix("def "))
+    assert sampled.startswith("def ")
 
 
 def test_an_update_right_after_the_run_is_clean(acorn: Path, moving: Path) -> None:

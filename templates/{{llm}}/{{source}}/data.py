@@ -4,12 +4,16 @@ A row is T inputs and their targets in T + 1 tokens; -1 is padding.
 """
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from .text.settings import Packing
 from .text.shards import Split
+
+type Read = Callable[[int, int, int], Int[np.ndarray, " length"]]
+"""(start, stop, length) -> tokens [start, stop) of a stream of documents, padded with -1."""
 
 
 class Rows:
@@ -44,14 +48,16 @@ class Rows:
         return 1 - self.targets / (len(self) * self.seq_len)
 
 
-def heldout_windows(split: Split, seq_len: int, stride: int) -> Int[np.ndarray, "N 3"]:
+def heldout_windows(
+    document_starts: Int[np.ndarray, " documents_end"], seq_len: int, stride: int
+) -> Int[np.ndarray, "N 3"]:
     """First token, end, and first scored target in the stream of each evaluation window.
 
     Windows lie inside documents and score every token but BOS exactly once: up to T in the first of
     a document, `stride` in each later one, whose other tokens are context.
     """
     windows = []
-    for start, end in itertools.pairwise(split.document_starts.tolist()):
+    for start, end in itertools.pairwise(document_starts.tolist()):
         scored, stop = start + 1, min(start + 1 + seq_len, end)
         while scored < end:
             windows.append((max(start, stop - seq_len - 1), stop, scored))
@@ -60,15 +66,15 @@ def heldout_windows(split: Split, seq_len: int, stride: int) -> Int[np.ndarray, 
 
 
 def heldout_rows(
-    split: Split, windows: Int[np.ndarray, "N 3"], seq_len: int, packing: Packing
+    read: Read, bos_id: int, windows: Int[np.ndarray, "N 3"], seq_len: int, packing: Packing
 ) -> tuple[Int[np.ndarray, "N {seq_len}+1"], Bool[np.ndarray, "N {seq_len}"]]:
     """Tokens of the windows, and which targets count.
 
     With `documents`, BOS takes the place of a window's first context token, as in training.
     """
-    tokens = np.stack([split.read(first, end, seq_len + 1) for first, end, _ in windows.tolist()])
+    tokens = np.stack([read(first, end, seq_len + 1) for first, end, _ in windows.tolist()])
     if packing == "documents":
-        tokens[:, 0] = split.bos_id
+        tokens[:, 0] = bos_id
     first, end, scored = windows.T[:, :, None]
     target = first + 1 + np.arange(seq_len)
     return tokens, (target >= scored) & (target < end)

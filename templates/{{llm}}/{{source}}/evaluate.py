@@ -5,16 +5,17 @@ import gzip
 import itertools
 import lzma
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Int
 
 from .contract import Beat, State
-from .data import heldout_rows, heldout_windows
+from .data import Read, heldout_rows, heldout_windows
 from .step import Learner, token_losses
 from .text.shards import Split
 from .training.axes import spec
@@ -26,13 +27,14 @@ def make_evaluate(
     learner: Learner, split: Split, mesh: Mesh
 ) -> Callable[[State, Beat], dict[str, float]]:
     """State -> mean held-out loss, nats a token, of `eval_rows` windows spread over the split."""
-    windows = heldout_windows(split, learner.config.data.seq_len, learner.config.data.seq_len)
-    count = min(learner.config.data.eval_rows, len(windows))
+    data = learner.config.data
+    windows = heldout_windows(split.document_starts, data.seq_len, data.seq_len)
+    count = min(data.eval_rows, len(windows))
     chosen = windows[np.linspace(0, len(windows) - 1, count).round().astype(int)]
-    score = make_score(learner, split, mesh)
+    score = make_score(learner, mesh)
 
     def evaluate(state: State, beat: Beat) -> dict[str, float]:
-        nats, tokens = score(state["params"], chosen, beat)
+        nats, tokens = score(state["params"], split.read, chosen, beat)
         return {"heldout_loss": nats / tokens}
 
     return evaluate
@@ -46,11 +48,11 @@ def bits_per_byte(
     Left out where decoding does not return every byte: the figure would be too low. Beside it, as
     `baselines`: gzip -9 and xz -9 on the same bytes, file by file and joined.
     """
-    seq_len = learner.config.data.seq_len
-    windows = heldout_windows(split, seq_len, max(1, seq_len // 2))
+    windows = exact_windows(learner, split.document_starts)
     ends = np.searchsorted(windows[:, 2], split.document_starts[1:])
     documents = max(1, int(np.searchsorted(ends, FULL_WINDOWS, "right")))
-    nats, _ = make_score(learner, split, mesh)(params, windows[: ends[documents - 1]], beat)
+    score = make_score(learner, mesh)
+    nats, _ = score(params, split.read, windows[: ends[documents - 1]], beat)
     texts = list(itertools.islice(split.texts(), documents))
     size_bytes = sum(map(len, texts))
     figures: dict[str, Any] = {}
@@ -72,14 +74,24 @@ def bits_per_byte(
     return figures | {"baselines": baselines}
 
 
+def exact_windows(
+    learner: Learner, document_starts: Int[np.ndarray, " documents_end"]
+) -> Int[np.ndarray, "N 3"]:
+    """Windows that score each token once, with at least half a row of context where there is."""
+    seq_len = learner.config.data.seq_len
+    return heldout_windows(document_starts, seq_len, max(1, seq_len // 2))
+
+
 def make_score(
-    learner: Learner, split: Split, mesh: Mesh
-) -> Callable[[Any, np.ndarray, Beat], tuple[float, int]]:
-    """(parameters, windows) -> summed nats of the scored targets, and how many they are."""
-    config = learner.config
-    size, replicas = config.data.batch_size, mesh.shape["data"] * mesh.shape["fsdp"]
-    # A micro-batch, rounded up where the devices are not those of the training.
-    size = math.ceil(size / config.optim.micro_batches / replicas) * replicas
+    learner: Learner, mesh: Mesh, at_once: float | None = None
+) -> Callable[[Any, Read, np.ndarray, Beat], tuple[float, int]]:
+    """(parameters, read, windows) -> summed nats of the scored targets, and how many they are.
+
+    at_once: windows in a batch, rounded up to what the mesh divides; None = a micro-batch.
+    """
+    data, replicas = learner.config.data, mesh.shape["data"] * mesh.shape["fsdp"]
+    at_once = at_once or data.batch_size / learner.config.optim.micro_batches
+    size = math.ceil(at_once / replicas) * replicas
     sharding = NamedSharding(mesh, spec("batch", None))
 
     @jax.jit
@@ -87,15 +99,12 @@ def make_score(
         losses, _, _ = token_losses(learner, params, tokens)
         return jnp.where(scored, losses, 0).sum()
 
-    def batches(windows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for part in itertools.batched(windows, size):
-            rows = heldout_rows(split, np.array(part), config.data.seq_len, learner.packing)
-            tokens, scored = (np.pad(x, ((0, size - len(part)), (0, 0))) for x in rows)
-            yield tokens, scored
-
-    def score(params: Any, windows: np.ndarray, beat: Beat) -> tuple[float, int]:
+    def score(params: Any, read: Read, windows: np.ndarray, beat: Beat) -> tuple[float, int]:
         total, count = 0.0, 0
-        for rows in batches(windows):
+        for part in itertools.batched(windows, size):
+            chosen = np.array(part)
+            found = heldout_rows(read, learner.bos_id, chosen, data.seq_len, learner.packing)
+            rows = [np.pad(x, ((0, size - len(part)), (0, 0))) for x in found]
             placed = (jax.make_array_from_callback(x.shape, sharding, x.__getitem__) for x in rows)
             total += float(nats(params, *placed))
             count += int(rows[1].sum())

@@ -25,17 +25,21 @@ from .training.precision import compute_dtype
 
 type Cache = tuple[Float[Array, "L B S K H"], Float[Array, "L B S K H"]]
 """Keys and values of every layer at each of the S positions of a context."""
+type Scalar = float | Float[Array, ""]
+type Draw = tuple[Array, Array, Array, Array]
+"""Base of the randomness, number of the token, temperature, top_p."""
 
 
 def make_artifacts(
     learner: Learner, mesh: Mesh, tokenizer: Tokenizer, chars: int = 200
 ) -> Callable[[State, Beat], dict[str, Artifact]]:
     """State -> {"sample": the beginning of a document as the model writes it now}."""
-    generate = make_generate(learner, mesh, temperature=0.8, top_p=0.95)
+    generate = make_generate(learner, mesh)
 
     def artifacts(state: State, beat: Beat) -> dict[str, Artifact]:
         parts = []
-        for text in decode_stream(generate(state["params"], [learner.bos_id], 0), tokenizer, chars):
+        tokens = generate(state["params"], [learner.bos_id], 0, 0.8, 0.95)
+        for text in decode_stream(tokens, tokenizer, chars):
             parts.append(text)
             beat()
         return {"sample": "".join(parts)}
@@ -58,52 +62,54 @@ def decode_stream(tokens: Iterator[int], tokenizer: Tokenizer, chars: int) -> It
 
 
 def make_generate(
-    learner: Learner, mesh: Mesh, temperature: float, top_p: float
-) -> Callable[[Any, Sequence[int], int], Iterator[int]]:
-    """(parameters, prompt, seed) -> tokens that follow, without end; the same in all processes.
+    learner: Learner, mesh: Mesh
+) -> Callable[[Any, Sequence[int], int, float, float], Iterator[int]]:
+    """(parameters, prompt, seed, temperature, top_p) -> tokens that follow, without end.
 
-    Two compilations, however often it is called: a whole context, and one token.
+    The same in all processes. Two compilations, however often it is called and with whatever
+    settings: a whole context, and one token.
     """
     replicated = NamedSharding(mesh, PartitionSpec())
     seq_len = learner.config.data.seq_len
 
-    def choose_after(params: Any, hidden: Array, key_data: Array, count: Array) -> Array:
+    def choose_after(params: Any, hidden: Array, draw: Draw) -> Array:
         logits = nnx.merge(learner.graph, nnx.State(params)).logits(hidden)[0, 0]
+        key_data, count, temperature, top_p = draw
         key = jax.random.fold_in(jax.random.wrap_key_data(key_data), count)
         return choose(logits, key, temperature, top_p)
 
     # Inputs are NumPy's and outputs replicated: that is sound on several hosts.
     @partial(jax.jit, out_shardings=replicated)
-    def first_token(
-        params: Any, tokens: Array, length: Array, key_data: Array, count: Array
-    ) -> tuple[Array, Cache]:
+    def first_token(params: Any, tokens: Array, length: Array, draw: Draw) -> tuple[Array, Cache]:
         start = jnp.zeros((), jnp.int32)
         hidden, cache = forward_cached(learner, params, tokens, start, empty_cache(learner))
         hidden = jax.lax.dynamic_slice_in_dim(hidden, length - 1, 1, axis=1)
-        return choose_after(params, hidden, key_data, count), cache
+        return choose_after(params, hidden, draw), cache
 
     @partial(jax.jit, donate_argnames="cache", out_shardings=replicated)
     def next_token(
-        params: Any, token: Array, position: Array, cache: Cache, key_data: Array, count: Array
+        params: Any, token: Array, position: Array, cache: Cache, draw: Draw
     ) -> tuple[Array, Cache]:
         hidden, cache = forward_cached(learner, params, token, position, cache)
-        return choose_after(params, hidden, key_data, count), cache
+        return choose_after(params, hidden, draw), cache
 
-    def generate(params: Any, prompt: Sequence[int], seed: int) -> Iterator[int]:
+    def generate(
+        params: Any, prompt: Sequence[int], seed: int, temperature: float, top_p: float
+    ) -> Iterator[int]:
         key_data = np.asarray(jax.random.key_data(jax.random.key(seed)))
         context, cache = list(prompt), None
         for count in itertools.count():
-            now = (key_data, np.int32(count))
+            draw = (key_data, np.int32(count), np.float32(temperature), np.float32(top_p))
             if len(context) > seq_len:
                 context, cache = context[-max(1, seq_len // 2) :], None
                 if learner.packing == "documents":
                     context[0] = learner.bos_id  # as every row began in training
             if cache is None:
                 row = np.array([context + [0] * (seq_len - len(context))], np.int32)
-                token, cache = first_token(params, row, np.int32(len(context)), *now)
+                token, cache = first_token(params, row, np.int32(len(context)), draw)
             else:
                 last, position = np.array([context[-1:]], np.int32), np.int32(len(context) - 1)
-                token, cache = next_token(params, last, position, cache, *now)
+                token, cache = next_token(params, last, position, cache, draw)
             context.append(int(token))
             yield context[-1]
 
@@ -144,15 +150,13 @@ def forward_cached(
 
 
 def choose(
-    logits: Float[Array, " V"], key: jax.Array, temperature: float, top_p: float
+    logits: Float[Array, " V"], key: jax.Array, temperature: Scalar, top_p: Scalar
 ) -> Int[Array, ""]:
     """One token: the likeliest at temperature 0, else drawn from the fewest that make up top_p."""
-    if temperature == 0:
-        return jnp.argmax(logits)
-    probabilities = jax.nn.softmax(logits / temperature)
+    scaled = logits / jnp.where(temperature == 0, 1.0, temperature)
+    probabilities = jax.nn.softmax(scaled)
     sorted_ = jnp.sort(probabilities, descending=True)
     taken = jnp.cumsum(sorted_) - sorted_ < top_p
     least = jnp.where(taken, sorted_, 1.0).min()
-    return jax.random.categorical(
-        key, jnp.where(probabilities >= least, logits / temperature, -jnp.inf)
-    )
+    drawn = jax.random.categorical(key, jnp.where(probabilities >= least, scaled, -jnp.inf))
+    return jnp.where(temperature == 0, jnp.argmax(logits), drawn)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax import nnx
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
@@ -52,6 +53,12 @@ def export(run_dir: str, to: str) -> None:
 def hub_config(learner: Learner) -> dict[str, Any]:
     """The content of config.json; refuses what neither architecture can express."""
     c = learner.config.model
+    if unknown := unknown_parts(learner):
+        raise UserError(
+            got=f"a model with other parameters than Qwen3 and Llama: {', '.join(unknown)}",
+            expected="theirs, by the names that hub.py knows",
+            do="write names and config.json of your architecture in hub.py",
+        )
     if c.logit_cap:
         raise UserError(
             got=f"a model with --model.logit-cap {c.logit_cap}",
@@ -84,6 +91,13 @@ def hub_config(learner: Learner) -> dict[str, Any]:
         "eos_token_id": learner.bos_id,  # the next document's BOS ends one
         "torch_dtype": "float32",
     }
+
+
+def unknown_parts(learner: Learner) -> list[str]:
+    """Parameters of a layer that the Hub's architecture does not have, or that it lacks here."""
+    norms = {"query_norm", "key_norm"}
+    known = {*NAMES} - (set() if learner.config.model.qk_norm else norms)
+    return sorted(known ^ set(nnx.to_pure_dict(learner.declared)["blocks"]))
 
 
 def hub_tensors(learner: Learner, params: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -70,14 +70,8 @@ def init_state(learner: Learner, key: jax.Array) -> State:
     return init_update(learner.optimizer, nnx.to_pure_dict(nnx.state(model)), key)
 
 
-def token_losses(
-    learner: Learner, params: Any, tokens: Int[Array, "B S"]
-) -> tuple[Float[Array, "B S-1"], Bool[Array, "B S-1"], Float[Array, "B S-1"]]:
-    """Cross-entropy in nats, which targets count (-1 is padding), and the logsumexp of the logits.
-
-    S = T + 1: each of a row's tokens but the last is an input, each but the first a target.
-    """
-    inputs, targets = jnp.maximum(tokens[:, :-1], 0), tokens[:, 1:]
+def token_logits(learner: Learner, params: Any, inputs: Int[Array, "B T"]) -> Float[Array, "B T V"]:
+    """float32 scores of what follows each token, over the padded vocabulary."""
     segments = None
     if learner.packing == "segments":
         segments = jnp.cumsum(inputs == learner.bos_id, axis=1)
@@ -86,7 +80,18 @@ def token_losses(
         return attend(q, k, v, segments, learner.attention)
 
     model = nnx.merge(learner.graph, nnx.State(params))
-    logits = model.logits(model(inputs, attention))
+    return model.logits(model(inputs, attention))
+
+
+def token_losses(
+    learner: Learner, params: Any, tokens: Int[Array, "B S"]
+) -> tuple[Float[Array, "B S-1"], Bool[Array, "B S-1"], Float[Array, "B S-1"]]:
+    """Cross-entropy in nats, which targets count (-1 is padding), and the logsumexp of the logits.
+
+    S = T + 1: each of a row's tokens but the last is an input, each but the first a target.
+    """
+    inputs, targets = jnp.maximum(tokens[:, :-1], 0), tokens[:, 1:]
+    logits = token_logits(learner, params, inputs)
     normaliser = jax.nn.logsumexp(logits, axis=-1)
     # A comparison instead of a gather: it fuses, and stays local where the vocabulary is sharded.
     chosen = jnp.arange(logits.shape[-1]) == targets[..., None]

@@ -1,16 +1,28 @@
-"""Opens the newest checkpoint of a run, for the commands that only read it."""
+"""A trained model as an object: the loss of a text, logits, text. Trains and writes nothing.
 
+    run = open_run("runs/demo")
+    run.loss("A text."), run.logits(run.encode("A text.")), run.generate("A te")
+
+It needs no mesh and no start-up by its caller.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float, Int
 
 from .config import Config
 from .errors import UserError
+from .evaluate import exact_windows, make_score
+from .generate import decode_stream, make_generate
 from .runtime.saved import find_saved, mesh_that_fits
-from .step import Learner, init_state, make_learner
+from .step import Learner, init_state, make_learner, token_logits
 from .text.shards import open_tokenizer, read_manifest
 from .text.tokenizer import Tokenizer
 from .training.layers import state_specs
@@ -18,7 +30,7 @@ from .training.layers import state_specs
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model on the devices that are here."""
+    """A trained model on the devices that are here. Each method compiles at its first call."""
 
     learner: Learner
     params: Any
@@ -26,18 +38,111 @@ class Trained:
     mesh: Mesh
     step: int
 
+    def encode(self, text: str) -> Int[np.ndarray, " T"]:
+        """The tokens of a document: BOS, then the text."""
+        return np.append(self.learner.bos_id, self.tokenizer.encode_batch([text])[0]).astype("i4")
 
-def open_run(run_dir: str) -> Trained:
-    """The newest checkpoint, verified, with the configuration and the tokenizer of its training."""
+    def loss(self, text: str) -> float:
+        """Mean cross-entropy of a text as a document, nats a token; one without tokens is refused.
+
+        Each token but BOS is scored once, a long text by windows, as `evaluate` does it: with at
+        least half a row of context where there is that much.
+        """
+        ids = self.encode(text)
+        windows = exact_windows(self.learner, np.array([0, len(ids)]))
+        if not len(windows):
+            raise UserError(
+                got="a text without tokens",
+                expected="one token or more: nothing has no mean",
+                do="leave empty texts out",
+            )
+
+        def read(start: int, stop: int, length: int) -> Int[np.ndarray, " length"]:
+            return np.pad(ids[start:stop], (0, length - (stop - start)), constant_values=-1)
+
+        with jax.set_mesh(self.mesh):
+            nats, tokens = self._score(self.params, read, windows, lambda: None)
+        return nats / tokens
+
+    def logits(self, ids: Sequence[int] | Int[np.ndarray, " T"]) -> Float[np.ndarray, "T V"]:
+        """Scores of what follows each id, float32, over the vocabulary without its padding.
+
+        Ids are those of a row: at most `seq_len`, BOS first, as `encode` gives them.
+        """
+        row, most, vocab_size = np.asarray(ids), self._seq_len, self.learner.vocab_size
+        if not (0 < row.size <= most and row.min() >= 0 and row.max() < vocab_size):
+            raise UserError(
+                got=f"{row.size} ids {row}",
+                expected=f"1 to {most} ids, each from 0 to {vocab_size - 1}",
+                do="cut the ids to the length of a row; `encode` makes them from a text",
+            )
+        padded = np.pad(row, (0, most - len(row)))[None].astype(np.int32)  # one compilation
+        return np.array(self._logits(self.params, padded)[0, : len(row), :vocab_size])
+
+    def generate(
+        self,
+        prompt: str = "",
+        *,
+        chars: int = 300,
+        temperature: float = 0.8,
+        top_p: float = 0.95,
+        seed: int = 0,
+    ) -> str:
+        """The text that follows the prompt; with no prompt, from the start of a document.
+
+        It ends after `chars` characters or with the document. The same seed gives the same text.
+        """
+        return "".join(self.stream(prompt, chars, temperature, top_p, seed))
+
+    def stream(
+        self, prompt: str, chars: int, temperature: float, top_p: float, seed: int
+    ) -> Iterator[str]:
+        """What `generate` returns, piece by piece as it is written."""
+        if not (chars >= 0 and temperature >= 0 and 0 < top_p <= 1):
+            raise UserError(
+                got=f"chars {chars}, temperature {temperature}, top-p {top_p}",
+                expected="chars >= 0, temperature >= 0, 0 < top-p <= 1",
+                do="temperature 0 always takes the likeliest token; top-p 1 allows every token",
+            )
+        ids = self.encode(prompt).tolist()
+        tokens = self._generate(self.params, ids, seed, temperature, top_p)
+        return decode_stream(tokens, self.tokenizer, chars)
+
+    @property
+    def _seq_len(self) -> int:
+        return self.learner.config.data.seq_len
+
+    @cached_property
+    def _score(self) -> Callable[..., tuple[float, int]]:
+        # A micro-batch may need more memory than these devices have.
+        return make_score(self.learner, self.mesh, at_once=1)
+
+    @cached_property
+    def _logits(self) -> Callable[..., jax.Array]:
+        replicated = NamedSharding(self.mesh, PartitionSpec())
+        return jax.jit(partial(token_logits, self.learner), out_shardings=replicated)
+
+    @cached_property
+    def _generate(self) -> Callable[..., Iterator[int]]:
+        return make_generate(self.learner, self.mesh)
+
+
+def open_run(run_dir: str | Path) -> Trained:
+    """The newest checkpoint, verified, with the configuration and the tokenizer of its training.
+
+    The prepared text is looked for where the training had it: below a folder that holds the run,
+    else below the working folder.
+    """
     saved = find_saved(run_dir, Config())
     config, identity = saved.config, saved.manifest["identity"]
+    given, places = config.data.prepared_dir, [*Path(run_dir).absolute().parents, Path()]
+    folder = next((str(p / given) for p in places if (p / given).is_dir()), given)
     config = replace(
         config,
         # The kernel is chosen for these devices; the packing stays that of the training.
         model=replace(config.model, attention="auto"),
-        data=replace(config.data, packing=identity["data.packing"]),
+        data=replace(config.data, packing=identity["data.packing"], prepared_dir=folder),
     )
-    folder = config.data.prepared_dir
     text = read_manifest(folder)
     if text.tokenizer_sha256 != identity["tokenizer_sha256"]:
         raise UserError(

@@ -64,7 +64,10 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     sink = (workload.sink or NpzFiles)(run_dir / "outputs")
     sink.cut(first)
     if jax.process_index() == 0:
-        about |= {"parameters": count_parameters(state), "means": list(workload.means)}  # for the report
+        about |= {
+            "parameters": count_parameters(state),
+            "means": list(workload.means),
+        }  # for the report
         store.write_json(run_dir / "config.json", about)
         log.info("%s", describe_state(state))
         if mesh.size > 1:

@@ -194,8 +194,8 @@ def test_heldout_windows_score_every_token_once_with_context(
 ) -> None:
     split = make_split(folder, lengths)
     stride = data.draw(st.integers(1, seq_len))
-    windows = heldout_windows(split, seq_len, stride)
-    tokens, scored = heldout_rows(split, windows, seq_len, packing)
+    windows = heldout_windows(split.document_starts, seq_len, stride)
+    tokens, scored = heldout_rows(split.read, BOS, windows, seq_len, packing)
     assert tokens.shape == (len(windows), seq_len + 1)
     assert scored.shape == (len(windows), seq_len)
     assert tokens[:, 1:][scored].tolist() == list(range(1, sum(lengths) + 1))

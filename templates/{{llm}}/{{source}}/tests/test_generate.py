@@ -1,7 +1,9 @@
-"""Writing text: the cache changes nothing, and a run is opened as it was saved."""
+"""Writing text: the cache changes nothing; a run is opened as it was saved, and scores texts."""
 
+import contextlib
 import itertools
 import json
+import math
 import re
 from dataclasses import replace
 from functools import partial
@@ -14,19 +16,20 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from .. import generate as generating
+from .. import trained
 from ..attention import attend
 from ..commands.evaluate import evaluate
 from ..commands.sample import sample as sample_command
 from ..config import Config
 from ..errors import UserError
+from ..evaluate import bits_per_byte
 from ..generate import choose, empty_cache, forward_cached, make_artifacts, make_generate
 from ..run_config import MeshConfig, from_dict, to_dict
 from ..runtime import loop
 from ..runtime.guards import CompileCount
 from ..runtime.sharding import make_mesh
-from ..step import Learner, init_state, make_learner
-from ..text.shards import Split
+from ..step import Learner, init_state, make_learner, token_losses
+from ..text.shards import Split, open_split
 from ..trained import open_run
 from ..workload import make_workload
 from . import tiny
@@ -72,7 +75,7 @@ def test_greedy_text_is_the_argmax_of_the_full_forward_also_after_sliding(packin
         expected.append(int(jnp.argmax(forward(params, padded)[0, len(context) - 1])))
         context.append(expected[-1])
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    tokens = make_generate(learner, mesh, 0.0, 1.0)(params, [tiny.BOS, 20, 30], 0)
+    tokens = make_generate(learner, mesh)(params, [tiny.BOS, 20, 30], 0, 0.0, 1.0)
     assert list(itertools.islice(tokens, 2 * LENGTH)) == expected
 
 
@@ -93,11 +96,14 @@ def test_draws_follow_temperature_and_top_p() -> None:
 
 @pytest.fixture(scope="module")
 def run_config(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """Of a run that was trained for two steps on eight devices."""
-    config = tiny.with_text(tmp_path_factory.mktemp("run"), steps=2, save_every_steps=1)
-    config = replace(config, mesh=MeshConfig(fsdp=2, tensor=2))
+    """Of a run that was trained for two steps on eight devices, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("run")
+    config = tiny.with_text(folder, steps=2, save_every_steps=1)
+    data = replace(config.data, prepared_dir="data")
+    config = replace(config, data=data, mesh=MeshConfig(fsdp=2, tensor=2))
     mesh = make_mesh(config.mesh)
-    assert loop.run(make_workload(config, mesh), config, mesh) == 0
+    with contextlib.chdir(folder):
+        assert loop.run(make_workload(config, mesh), config, mesh) == 0
     return config
 
 
@@ -117,12 +123,12 @@ def test_a_run_is_opened_on_its_own_mesh(run_config: Config) -> None:
 
 def test_writing_compiles_twice_however_often_it_is_called(run_config: Config) -> None:
     run = open_run(run_config.run.run_dir)  # sharded, so that the cache might be too
-    generate = make_generate(run.learner, run.mesh, 1.0, 0.9)
-    first = list(itertools.islice(generate(run.params, [1], 0), 4))
+    generate = make_generate(run.learner, run.mesh)
+    first = list(itertools.islice(generate(run.params, [1], 0, 1.0, 0.9), 4))
     compiled = CompileCount()
-    again = list(itertools.islice(generate(run.params, [1], 0), 60))  # slides twice
+    again = list(itertools.islice(generate(run.params, [1], 0, 1.0, 0.9), 60))  # slides twice
     assert again[:4] == first
-    assert first != list(itertools.islice(generate(run.params, [1], 1), 4))
+    assert first != list(itertools.islice(generate(run.params, [1], 1, 0.5, 1.0), 4))
     assert compiled.count == 0
 
 
@@ -153,14 +159,50 @@ def test_sample_prints_so_many_characters_and_repeats_itself(
     likeliest = written(temperature=0.0)
     assert likeliest.startswith("line ")
     assert len(likeliest) == len("line ") + 40 + len("\n")
-    assert written(seed=1) == written(seed=1) != likeliest
+    run = open_run(run_config.run.run_dir)
+    for seed in (1, 1, 2):
+        text = run.generate("line ", chars=40, seed=seed)
+        assert written(seed=seed) == f"line {text}\n" != likeliest
+    assert run.generate("line ", chars=40, seed=1) != text
+    with pytest.raises(UserError, match=r"(?s)temperature -1.*temperature 0 always"):
+        written(temperature=-1.0)
+
+
+def test_the_losses_of_the_held_out_texts_make_the_exact_figure(run_config: Config) -> None:
+    run = open_run(run_config.run.run_dir)
+    split = open_split(run.learner.config.data.prepared_dir, "heldout")
+    texts = [text.decode() for text in split.texts()]
+    assert max(map(len, texts)) > 3 * LENGTH  # several windows
+    nats = sum(run.loss(text) * (len(run.encode(text)) - 1) for text in texts)
+    with jax.set_mesh(run.mesh):
+        exact = bits_per_byte(run.learner, run.params, split, run.mesh)["heldout_bits_per_byte"]
+    assert nats / math.log(2) / sum(map(len, texts)) == pytest.approx(exact, rel=1e-5)
+    with pytest.raises(UserError, match=r"(?s)without tokens.*leave empty texts out"):
+        run.loss("")
+
+
+def test_logits_are_those_of_the_loss(run_config: Config) -> None:
+    run = open_run(run_config.run.run_dir)
+    ids = run.encode("line 3 of 9\n")
+    assert (ids[0], len(ids)) == (tiny.BOS, 13)
+    logits = run.logits(ids)
+    assert (logits.shape, logits.dtype) == ((13, tiny.VOCAB), np.float32)
+    found = jax.jit(partial(token_losses, run.learner))(run.params, ids[None])
+    losses, _, normaliser = (np.asarray(x)[0] for x in found)
+    np.testing.assert_allclose(jax.nn.logsumexp(logits[:-1], axis=-1), normaliser, rtol=1e-5)
+    chosen = logits[np.arange(12), ids[1:]]
+    np.testing.assert_allclose(normaliser - chosen, losses, rtol=1e-5)
+    assert run.loss("line 3 of 9\n") == pytest.approx(losses.mean(), rel=1e-5)
+    for wrong in ([], [0] * (LENGTH + 1), [tiny.VOCAB], [-1]):
+        with pytest.raises(UserError, match=rf"(?s)1 to {LENGTH} ids, each from 0 to 256"):
+            run.logits(wrong)
 
 
 def test_text_is_whole_characters_up_to_the_documents_end(
     run_config: Config, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokens = [97, *"€".encode(), 0xE2, 98, tiny.BOS, 99]  # 0xE2 begins a character and ends none
-    monkeypatch.setattr(generating, "make_generate", lambda *_: lambda *_: iter(tokens))
+    monkeypatch.setattr(trained, "make_generate", lambda *_: lambda *_: iter(tokens))
     assert sample_command(run_dir=run_config.run.run_dir, chars=9) == 0
     assert capsys.readouterr().out == "a€\N{REPLACEMENT CHARACTER}b\n"
     assert sample_command(run_dir=run_config.run.run_dir, chars=2) == 0

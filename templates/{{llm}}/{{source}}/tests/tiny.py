@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,17 @@ def parameters(**model: Any) -> Any:
     """Initial ones, for a model of these fields."""
     transformer = Transformer(learner(**model).config.model, VOCAB, jax.random.key(0))
     return nnx.to_pure_dict(nnx.state(transformer))
+
+
+def products(jaxpr: Any, times: int = 1) -> Iterator[tuple[Any, int]]:
+    """Every matrix product of a traced function, and how often it runs."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation, times
+        rounds = times * equation.params.get("length", 1)  # of a scan
+        for inner in jax.tree.leaves(equation.params):
+            if hasattr(inner := getattr(inner, "jaxpr", inner), "eqns"):
+                yield from products(inner, rounds)
 
 
 def random_tokens(*shape: int, seed: int = 0) -> np.ndarray:

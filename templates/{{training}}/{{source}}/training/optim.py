@@ -1,4 +1,7 @@
-"""The learning-rate schedule and the Optax chain. Knows no model: parameters come with labels."""
+"""The learning rate over the steps and the Optax chain. Parameters come with labels.
+
+Knows no model.
+"""
 
 from typing import Any
 
@@ -8,10 +11,11 @@ import optax.contrib
 
 from ..errors import UserError
 from .optim_config import OptimConfig
+from .schedule import SCHEDULES
 
 
 def make_schedule(config: OptimConfig) -> optax.Schedule:
-    """Step -> fraction of the peak learning rate: linear warmup, then the chosen decay."""
+    """Step -> fraction of the peak learning rate: linear warmup, then one of SCHEDULES."""
     c = config
     if not 0 <= c.warmup_steps < c.horizon_steps:
         raise UserError(
@@ -19,16 +23,9 @@ def make_schedule(config: OptimConfig) -> optax.Schedule:
             expected="0 <= warmup < horizon",
             do="lower the warmup or raise the horizon",
         )
-    rest = c.horizon_steps - c.warmup_steps
     # The first rate is not zero, which would waste the first batch.
     warmup = optax.linear_schedule(1 / (c.warmup_steps + 1), 1.0, c.warmup_steps)
-    if c.schedule == "cosine":
-        decay = optax.cosine_decay_schedule(1.0, rest, alpha=c.final_fraction)
-    elif c.schedule == "linear":
-        decay = optax.linear_schedule(1.0, c.final_fraction, rest)
-    else:  # warmup, stable, decay (arXiv:2404.06395) with a linear cooldown
-        cooldown = max(1, round(c.cooldown_fraction * c.horizon_steps))
-        decay = optax.linear_schedule(1.0, c.final_fraction, cooldown, max(0, rest - cooldown))
+    decay = SCHEDULES[c.schedule](c, c.horizon_steps - c.warmup_steps)
     return optax.join_schedules([warmup, decay], [c.warmup_steps])
 
 

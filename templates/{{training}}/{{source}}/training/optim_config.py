@@ -1,9 +1,11 @@
 """Settings of the optimizer and its schedule, and what is checked in every training. No JAX."""
 
+# ruff: noqa: RUF009 - `identity` makes a field; that ScheduleName is a string is not seen there.
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..run_config import identity, tunable
+from .schedule import ScheduleName
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,7 @@ class OptimConfig:
     beta1: float = tunable(0.9, least=0, below=1)
     beta2: float = tunable(0.95, least=0, below=1)
     clip_norm: float = tunable(1.0, least=0)  # global gradient norm; 0 = off, from the first step
-    schedule: Literal["cosine", "wsd", "linear"] = tunable("cosine")
+    schedule: ScheduleName = tunable("cosine")
     horizon_steps: int = tunable(0, least=0)  # end of the schedule; 0 = --steps
     warmup_steps: int = tunable(20, least=0)  # at most half of --steps where the horizon is that
     cooldown_fraction: float = tunable(0.3, least=0, most=1)  # of the horizon, wsd only

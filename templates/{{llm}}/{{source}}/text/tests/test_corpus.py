@@ -68,7 +68,7 @@ def test_what_is_not_utf8_comes_out_as_a_problem(tmp_path: Path) -> None:
 def test_files_folders_and_globs_name_each_file_once(tmp_path: Path) -> None:
     write_corpus(tmp_path / "b", "txt", TEXTS)
     write_corpus(tmp_path / "a" / "deep", "jsonl", TEXTS)
-    (tmp_path / "a" / "notes.md").write_text("not for training")
+    (tmp_path / "a" / "picture.png").write_text("not for training")
     names = list(find_files((str(tmp_path),)).values())
     assert names == sorted(names)
     assert set(names) == {"a/deep/a.jsonl"} | {f"b/{n}.txt" for n in range(len(TEXTS))}
@@ -76,10 +76,10 @@ def test_files_folders_and_globs_name_each_file_once(tmp_path: Path) -> None:
     assert list(find_files(paths).values()) == ["0.txt", "1.txt", "a.jsonl"]
 
 
-@pytest.mark.parametrize("given", ["corpos.txt", "corpus.md", "*.csv", "corpus*"])
+@pytest.mark.parametrize("given", ["corpos.txt", "corpus.png", "*.gif", "corpus*"])
 def test_a_wrong_path_names_what_is_near(tmp_path: Path, given: str) -> None:
     (tmp_path / "corpus.txt").write_text("text")
-    (tmp_path / "corpus.md").write_text("text")
+    (tmp_path / "corpus.png").write_text("text")
     with pytest.raises(UserError, match=r"corpus\.txt") as caught:
         find_files((str(tmp_path / given),))
     assert given in str(caught.value)

@@ -1,0 +1,157 @@
+"""The README's table "Change" is true: each change is one file, and only golden losses notice.
+
+All changes are made in one project, so that its tests run once.
+"""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from growing import grow
+from test_project import uv
+from updating import edit
+
+pytestmark = pytest.mark.slow
+
+# File -> the text that stands there, and what a user writes in its place.
+CHANGES: dict[str, list[tuple[str, str]]] = {
+    "model.py": [  # a GELU layer of two matrices
+        (
+            "        self.gate = matrix(next(keys), (c.width, c.mlp_width), "
+            '("embed", "mlp"), std=std_in)\n',
+            "",
+        ),
+        (
+            "linear(jax.nn.silu(linear(h, self.gate)) * linear(h, self.up), self.down)",
+            "linear(jax.nn.gelu(linear(h, self.up)), self.down)",
+        ),
+    ],
+    "training/schedule.py": [
+        (
+            '"linear": linear}',
+            '"linear": linear, "root": lambda c, steps: lambda step: (1 + step) ** -0.5}',
+        )
+    ],
+    "training/axes.py": [('"vocab": ("tensor", "fsdp")', '"vocab": "tensor"')],
+    "text/corpus.py": [
+        ('SUFFIXES = (".txt",', 'SUFFIXES = (".md", ".txt",'),
+        ('name.endswith(".txt")', 'name.endswith((".md", ".txt"))'),
+    ],
+    "step.py": [
+        (
+            '{"loss": loss, "weight": counted.sum().astype(jnp.float32)}',
+            '{\n        "loss": loss,\n        "sure": (counted & (losses < 1)).sum() * 1.0,\n'
+            '        "weight": counted.sum().astype(jnp.float32),\n    }',
+        )
+    ],
+    "evaluate.py": [
+        (
+            '{"heldout_loss": nats / tokens}',
+            '{"heldout_loss": nats / tokens, "heldout_perplexity": math.exp(nats / tokens)}',
+        )
+    ],
+    "config.py": [
+        (
+            "PRESETS: dict",
+            '''def mine() -> Config:
+    """A preset with a mesh and a data set of its own."""
+    start = demo()
+    return replace(
+        start,
+        run=replace(start.run, run_dir="runs/mine", steps=4, log_every_steps=1),
+        mesh=MeshConfig(data=1, fsdp=2),
+        optim=replace(start.optim, schedule="root", warmup_steps=1),
+        model=replace(start.model, layers=1, width=32, scan_unroll=1),
+        data=DataConfig(
+            paths=("notes/*.md",),
+            prepared_dir="data/mine",
+            tokenizer="byte",
+            heldout_fraction=0.2,
+            seq_len=32,
+            batch_size=8,
+        ),
+    )
+
+
+PRESETS: dict''',
+        ),
+        ('    "demo": demo,\n', '    "demo": demo,\n    "mine": mine,\n'),
+    ],
+}
+# Rooms whose tests a change could reach; those of the runtime and of records see none of it.
+ROOMS = ("tests", "training/tests", "text/tests", "commands/tests")
+# Minutes, and about other things: kills and processes; the mesh, which one of four cases shows.
+LEFT_OUT = ["--ignore", "src/acorn/tests/test_resume.py"]
+for name in ("data", "fsdp", "tensor"):
+    LEFT_OUT += [
+        "--deselect",
+        f"src/acorn/tests/test_step.py::test_mesh_equals_one_device[{name}]",
+    ]
+
+
+@pytest.fixture(scope="module")
+def changed(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project in which everything has been changed that the table names."""
+    project = grow(template, tmp_path_factory.mktemp("changed") / "acorn")
+    for name, edits in CHANGES.items():
+        for old, new in edits:
+            edit(project / "src" / "acorn" / name, old, new)
+    (project / "notes").mkdir()
+    for i in range(40):
+        (project / "notes" / f"{i}.md").write_text("".join(f"line {n} of {i}\n" for n in range(i)))
+    uv(project, "sync")
+    return project
+
+
+def test_each_change_is_in_a_file_that_the_table_names(changed: Path) -> None:
+    table = (changed / "README.md").read_text("utf-8").partition("## Change\n")[2]
+    named = re.findall(r"`([\w/]+\.py)`", table.partition("\n## ")[0])
+    assert set(named) == set(CHANGES)
+
+
+def test_only_the_golden_losses_notice_and_say_what_to_do(changed: Path) -> None:
+    rooms = [f"src/acorn/{room}" for room in ROOMS]
+    told = uv(changed, "run", "pytest", "-q", "-rfs", *LEFT_OUT, *rooms, code=1)
+    failed = re.findall(r"^(?:FAILED|ERROR) \S*?(\w+\.py(?:::\S+)?)", told, re.MULTILINE)
+    assert failed == ["test_step.py::test_golden_losses"], told[-8000:]
+    assert re.search(r"SKIPPED \[2\] .*test_hub.py.*`export` refuses it", told), told[-8000:]
+
+    (command,) = set(re.findall(r"^E? +(UPDATE_GOLDEN=1 .*)$", told, re.MULTILINE))
+    path = os.pathsep.join([str(Path(os.environ.get("UV", "uv")).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=changed,
+        env={k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"} | {"PATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    golden = changed / "src" / "acorn" / "tests" / "golden" / "presets.json"
+    assert "mine" in json.loads(golden.read_text("utf-8"))
+
+
+def test_they_train_together(changed: Path) -> None:
+    told = uv(changed, "run", "--no-sync", "acorn", "train", "mine", JAX_NUM_CPU_DEVICES="2")
+    lines = (changed / "runs" / "mine" / "metrics.jsonl").read_text("utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    assert 0 <= next(r["sure"] for r in records if "sure" in r) <= 1, told
+    last = next(r for r in reversed(records) if "heldout_perplexity" in r)
+    assert last["heldout_perplexity"] == pytest.approx(2.718281828 ** last["heldout_loss"], 1e-4)
+    report = (changed / "runs" / "mine" / "report.html").read_text("utf-8")
+    assert "perplexity" in report
+    refused = uv(
+        changed,
+        "run",
+        "--no-sync",
+        "acorn",
+        "export",
+        "--run-dir",
+        "runs/mine",
+        "--to",
+        "x",
+        code=2,
+    )
+    assert "gate" in refused
