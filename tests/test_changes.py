@@ -1,6 +1,8 @@
-"""The README's table "Change" is true: each change is one file, and only golden losses notice.
+"""The path of someone who makes the project their own, and the README's table "Change" on it.
 
-All changes are made in one project, so that its tests run once.
+Each change is one file, and only golden losses notice. All are made in one project, so that its
+tests run once; it trains with its own text, size, layer, metric and preset, goes on, is used as a
+library, and follows a newer template.
 """
 
 import json
@@ -10,9 +12,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from growing import grow
-from test_project import uv
-from updating import edit
+from growing import commit_all, grow, template_repository
+from test_project import losses_of, uv
+from updating import NEWER, PINNED, adopt, edit, release_next, update
 
 pytestmark = pytest.mark.slow
 
@@ -93,9 +95,15 @@ for name in ("data", "fsdp", "tensor"):
 
 
 @pytest.fixture(scope="module")
-def changed(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def moving(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return template_repository(tmp_path_factory.mktemp("template") / "flaxseed")
+
+
+@pytest.fixture(scope="module")
+def changed(moving: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project in which everything has been changed that the table names."""
-    project = grow(template, tmp_path_factory.mktemp("changed") / "acorn")
+    folder = tmp_path_factory.mktemp("changed") / "acorn"
+    project = adopt(grow(moving, folder, vcs_ref=PINNED))
     for name, edits in CHANGES.items():
         for old, new in edits:
             edit(project / "src" / "acorn" / name, old, new)
@@ -155,3 +163,38 @@ def test_they_train_together(changed: Path) -> None:
         code=2,
     )
     assert "gate" in refused
+
+
+def test_it_goes_on_without_retyping(changed: Path) -> None:
+    before = losses_of(changed / "runs" / "mine")
+    train = ["run", "--no-sync", "acorn", "train", "--run-dir", "runs/mine"]
+    told = uv(changed, *train, "--steps", "6", JAX_NUM_CPU_DEVICES="2")
+    assert "begun with: acorn train mine" in told
+    after = losses_of(changed / "runs" / "mine")
+    assert list(after) == [1, 2, 3, 4, 5, 6]
+    assert {step: after[step] for step in before} == before
+
+
+def test_it_is_a_library(changed: Path) -> None:
+    script = """
+from acorn.trained import open_run
+run = open_run("runs/mine")
+print(run.step, run.loss("line 1 of 2"), run.logits(run.encode("a")).shape)
+assert len(run.generate("li", chars=3)) <= 3
+"""
+    step, loss, *shape = uv(changed, "run", "--no-sync", "python", "-", typed=script).split(" ", 4)
+    assert step == "6"
+    assert 0 < float(loss) < 6
+    assert shape[:2] == ["(2,", "257)"]
+
+
+def test_a_newer_template_keeps_it_and_the_run_goes_on(changed: Path, moving: Path) -> None:
+    commit_all(changed, "Mine")
+    release_next(moving)
+    update(changed, NEWER)
+    for name, edits in CHANGES.items():
+        text = (changed / "src" / "acorn" / name).read_text("utf-8")
+        assert all(new in text for _, new in edits), name
+    train = ["run", "--no-sync", "acorn", "train", "--run-dir", "runs/mine", "--steps", "8"]
+    uv(changed, *train, JAX_NUM_CPU_DEVICES="2")
+    assert list(losses_of(changed / "runs" / "mine")) == [1, 2, 3, 4, 5, 6, 7, 8]

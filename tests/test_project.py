@@ -19,9 +19,9 @@ from math import log2
 from pathlib import Path
 
 import pytest
-from growing import commit_all, git, grow, template_repository
+from growing import commit_all, git, grow, releases, template_repository
 from link import ROOT
-from updating import NEWER, PINNED, adopt, documented, follow, release_next, update
+from updating import MOVED_SINCE, NEWER, PINNED, adopt, documented, follow, release_next, update
 
 pytestmark = pytest.mark.slow
 # Emitted tests that together run every dependency, and are short: for the lowest versions.
@@ -30,9 +30,9 @@ CORE_TESTS += ["training/test_optim", "runtime/test_checkpoint", "records/test_t
 CORE_TESTS += ["records/test_trackers", "records/test_report", "text/test_corpus"]
 CORE_TESTS += ["text/test_tokenizer", "training/test_batches", "training/test_weights_file"]
 # A run of seconds, of preset demo.
-MINI = """--eval-every-steps 0 --optim.warmup-steps 2 --data.tokenizer byte --data.seq-len 128
-    --data.prepared-dir data/bytes --data.heldout-fraction 0.02 --data.batch-size 16
-    --model.width 96"""
+MINI_TEXT = """--data.tokenizer byte --data.seq-len 128 --data.prepared-dir data/bytes
+    --data.heldout-fraction 0.02 --data.batch-size 16"""
+MINI = f"--eval-every-steps 0 --optim.warmup-steps 2 --model.width 96 {MINI_TEXT}"
 ONE_LAYER = "--model.layers 1 --model.scan-unroll 1"
 # A run of seconds on a text of a few kilobytes.
 TINY = f"""{ONE_LAYER} --eval-every-steps 0 --log-every-steps 1 --optim.warmup-steps 2
@@ -47,7 +47,7 @@ RECIPES = {
     "uv run acorn train --data.paths 'corpus/*.jsonl.gz' --data.prepared-dir data/mine "
     "--run-dir runs/mine": TINY + " --steps 3",
     "uv run acorn train": MINI + " --run-dir runs/demo --steps 50 --save-every-steps 25",
-    "uv run acorn prepare": MINI,
+    "uv run acorn prepare": MINI_TEXT,
     "uv run acorn sample": "--chars 5",
     "uv run acorn evaluate": "",
     "uv run acorn report": "--run-dir runs/mine",
@@ -247,14 +247,15 @@ def losses_of(run: Path) -> dict[int, float]:
     return {record["step"]: record["loss"] for record in records if "loss" in record}
 
 
+@pytest.mark.parametrize("version", releases())
 def test_a_run_begun_at_a_past_release_goes_on_after_the_update(
-    repository: Path, tmp_path: Path
+    repository: Path, tmp_path: Path, version: str
 ) -> None:
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     for i in range(40):
         (corpus / f"{i}.txt").write_text("".join(f"line {n} of {i}\n" for n in range(i + 8)))
-    project = adopt(grow(repository, tmp_path / "p", vcs_ref="v0.1.0"))
+    project = adopt(grow(repository, tmp_path / "p", vcs_ref=f"v{version}"))
     uv(project, "sync")
     commit_all(project, "Lock the dependencies")
     text = f"--data.paths {corpus}/*.txt --data.prepared-dir {tmp_path}/data"
@@ -266,7 +267,10 @@ def test_a_run_begun_at_a_past_release_goes_on_after_the_update(
     past = losses_of(project / "runs" / "past")
     assert list(past) == list(range(1, 21))
 
-    follow(documented("How to update"), project)
+    if version in MOVED_SINCE:
+        follow(documented("How to update"), project)
+    else:
+        update(project, PINNED)
     assert (project / "src" / "acorn" / "runtime").is_dir()
     uv(project, "sync")
     uv(project, *train, "--run-dir", "runs/past", "--steps", "40")

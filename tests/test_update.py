@@ -13,6 +13,7 @@ import yaml
 from growing import commit_all, git, grow, releases, template_repository, tree
 from link import ROOT
 from updating import (
+    MOVED_SINCE,
     NEWER,
     PINNED,
     adopt,
@@ -25,7 +26,6 @@ from updating import (
     update,
 )
 
-MOVED_SINCE = {"0.1.0"}  # releases from which the notes give another way
 MINE = "\n# my note, far from any change of the template\n"
 MARKER = r"# --- .*below this line\.? ---"
 # Every marked place, in the order of the file: a line of the template's above it, one of the user's

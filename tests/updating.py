@@ -12,6 +12,7 @@ from link import ROOT
 
 PINNED = "v999.0.0"  # the working tree
 NEWER = "v1000.0.0"  # made in the test
+MOVED_SINCE = {"0.1.0"}  # releases from which the notes give another way
 ROLES = ("AUTHOR", "COMMITTER")
 
 
