@@ -35,7 +35,7 @@ def test_logged_means_are_of_the_steps_and_a_resume_changes_no_bit(tmp_path: Pat
         {r["step"]: (r["energy"], r["last"]) for r in read_lines(tmp_path / name / "metrics.jsonl")}
         for name in ("whole", "parts")
     )
-    assert list(whole) == [4, 8, 12, 16, 18]
+    assert list(whole) == [1, 4, 8, 12, 16, 18]
     assert parts == whole | {step: parts[step] for step in (6, 7)}
     assert whole[4] == (pytest.approx(np.sin([0, 1, 2, 3]).mean()), 3)
     assert whole[8] == (pytest.approx(np.sin([4, 6, 7]).mean()), 7)  # NaN does not count
@@ -189,7 +189,7 @@ def test_prefetch_stops_with_the_loop_and_hands_on_errors(tmp_path: Path) -> Non
 
 def test_a_kind_without_evaluation_has_no_records_beside_its_cadence(tmp_path: Path) -> None:
     go(config_of(tmp_path, 14, log_every_steps=5, eval_every_steps=3, save_every_steps=7))
-    assert [r["step"] for r in read_lines(tmp_path / "metrics.jsonl")] == [5, 10, 14]
+    assert [r["step"] for r in read_lines(tmp_path / "metrics.jsonl")] == [1, 5, 10, 14]
 
 
 def test_artifacts_that_raise_lose_no_step(tmp_path: Path) -> None:

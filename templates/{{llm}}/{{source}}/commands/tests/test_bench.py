@@ -14,8 +14,10 @@ def test_bench_prints_a_table_of_its_figures(
     config = tiny.with_text(tmp_path)
     assert bench(config=config, timed_steps=2) == 0
     lines = capsys.readouterr().out.splitlines()
-    figures = {line[:24].strip(): line[24:].strip() for line in lines}
-    for name in ("step", "loop step", "tokens", "loop overhead", "compile", "peak memory", "input"):
+    rows = [line.strip().split("  ", 1) for line in lines]
+    figures = {row[0]: row[1].strip() for row in rows if len(row) == 2}
+    names = ("step time", "loop step time", "tokens per second", "loop overhead", "compile time")
+    for name in (*names, "peak memory", "input"):
         assert figures[name][0].isdigit() or figures[name][0] == "-", lines
     assert figures["mfu formula"] == "no MFU: hardware.py knows no peak of 'cpu'"
     assert not Path(config.run.run_dir).exists()
