@@ -58,8 +58,8 @@ def test_three_kills_change_no_bit(tmp_path: Path) -> None:
 def test_eight_four_one_devices(tmp_path: Path) -> None:
     for devices, steps, mesh in (
         (8, 8, "--mesh.fsdp 2 --mesh.tensor 2"),
-        (4, 16, "--mesh.fsdp 4"),
-        (1, 24, ""),
+        (4, 16, "--mesh.fsdp 4 --mesh.tensor 1"),  # else that of the run's config.json
+        (1, 24, "--mesh.fsdp 1"),
     ):
         child = start(tmp_path, "moved", f"--steps {steps} {mesh}", devices)
         assert child.code() == Exit.DONE, child.log.read_text()
