@@ -30,7 +30,7 @@ def print_tables(results):
             print(f"\nSave of {name}: {describe_save(saved)}")
     if command := results.get("command"):
         print(
-            f"\n`acorn train demo` for some steps, its text prepared first: code {command['code']}, "
+            f"\n`acorn train demo`, some steps, its text prepared first: code {command['code']}, "
             f"first loss after {seconds(command['first_loss_s'])}, "
             f"all after {seconds(command['whole_s'])}"
         )

@@ -115,7 +115,7 @@ def build(config, weights="", compiled=False, bfloat16=False, device="cpu", atte
         return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
 
     now["model"] = model
-    now["objective"] = torch.compile(objective) if compiled else objective
+    now["objective"] = torch.compile(objective, fullgraph=True) if compiled else objective
     began_s = time.perf_counter()
     if compiled:  # compiling runs the model: take no step, so that both sides stay together
         now["objective"](*now["micro_batches"][0]).backward()
