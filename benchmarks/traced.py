@@ -13,7 +13,7 @@ from pathlib import Path
 TORCH_KERNELS = {"kernel", "gpu_memcpy", "gpu_memset"}
 # What holds or waits for operations and is none itself, where only the host was traced.
 NOT_OPERATIONS = re.compile(
-    r"\$|ThreadpoolListener|ThunkExecutor|ProfilerStep|PjitFunction|CommonPjRt|Wait"
+    r"\$|ThreadpoolListener|ThunkExecutor|ProfilerStep|PyTorch Profiler|PjitFunction|CommonPjRt"
 )
 
 
