@@ -11,6 +11,8 @@ from jaxtyping import Bool, Int
 from .text.settings import Packing
 from .text.shards import Split
 
+FULL_WINDOWS = 16_384  # a larger held-out split is scored on its first documents only
+
 
 class Rows:
     """The rows of one epoch in the order of the corpus; every token is a target once."""
@@ -57,6 +59,14 @@ def heldout_windows(split: Split, seq_len: int, stride: int) -> Int[np.ndarray, 
             windows.append((max(start, stop - seq_len - 1), stop, scored))
             scored, stop = stop, min(stop + stride, end)
     return np.array(windows, np.int64).reshape(-1, 3)
+
+
+def full_windows(split: Split, seq_len: int) -> tuple[Int[np.ndarray, "N 3"], int]:
+    """The windows of a full evaluation, and how many documents they cover."""
+    windows = heldout_windows(split, seq_len, max(1, seq_len // 2))
+    ends = np.searchsorted(windows[:, 2], split.document_starts[1:])
+    documents = max(1, int(np.searchsorted(ends, FULL_WINDOWS, "right")))
+    return windows[: ends[documents - 1]], documents
 
 
 def heldout_rows(

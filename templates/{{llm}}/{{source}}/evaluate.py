@@ -1,9 +1,6 @@
 """Held-out loss, exact bits per byte, and those of gzip and xz on the same bytes."""
 
-import functools
-import gzip
 import itertools
-import lzma
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,12 +11,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from .contract import Beat, State
-from .data import heldout_rows, heldout_windows
+from .data import full_windows, heldout_rows, heldout_windows
+from .runtime.distributed import barrier
 from .step import Learner, token_losses
+from .text.baselines import compress_heldout
 from .text.shards import Split
 from .training.axes import spec
-
-FULL_WINDOWS = 16_384  # a larger held-out split is scored on its first documents only
 
 
 def make_evaluate(
@@ -43,32 +40,27 @@ def bits_per_byte(
 ) -> dict[str, float]:
     """Every byte of the held-out documents, each token with at least half a row of context.
 
-    Left out where decoding does not return every byte: the figure would be too low. Beside it:
-    gzip -9 and xz -9 on the same bytes, file by file and joined.
+    Left out where decoding does not return every byte: the figure would be too low.
     """
-    seq_len = learner.config.data.seq_len
-    windows = heldout_windows(split, seq_len, max(1, seq_len // 2))
-    ends = np.searchsorted(windows[:, 2], split.document_starts[1:])
-    documents = max(1, int(np.searchsorted(ends, FULL_WINDOWS, "right")))
-    nats, _ = make_score(learner, split, mesh)(params, windows[: ends[documents - 1]], beat)
-    texts = list(itertools.islice(split.texts(), documents))
-    size_bytes = sum(map(len, texts))
+    windows, documents = full_windows(split, learner.config.data.seq_len)
+    nats, _ = make_score(learner, split, mesh)(params, windows, beat)
+    size_bytes = sum(map(len, itertools.islice(split.texts(), documents)))
     figures: dict[str, float] = {}
     if split.lossless:
         figures["heldout_bits_per_byte"] = nats / math.log(2) / size_bytes
-    figures |= {"heldout_documents": documents, "heldout_bytes": size_bytes}
-    compressors = {
-        "gzip": functools.partial(gzip.compress, compresslevel=9),
-        "xz": functools.partial(lzma.compress, preset=9),
-    }
-    for name, compress in compressors.items():
-        for how, parts in (("per_file", texts), ("joined", [b"".join(texts)])):
-            compressed_bytes = 0
-            for part in parts:
-                compressed_bytes += len(compress(part))
-                beat()
-            figures[f"heldout_{name}_{how}_bits_per_byte"] = 8 * compressed_bytes / size_bytes
-    return figures
+    return figures | {"heldout_documents": documents, "heldout_bytes": size_bytes}
+
+
+def baselines(split: Split, seq_len: int) -> dict[str, dict[str, float]]:
+    """Bits per byte of gzip -9 and xz -9 on the documents that `bits_per_byte` scores.
+
+    Process 0 has them; the others wait, so that none is alone in a collective or at its end.
+    """
+    found = {}
+    if jax.process_index() == 0:
+        found = {"baselines": compress_heldout(split, full_windows(split, seq_len)[1])}
+    barrier("baselines")
+    return found
 
 
 def make_score(

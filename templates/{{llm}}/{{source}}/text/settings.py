@@ -20,6 +20,9 @@ class DataConfig:
     tokenizer: str = "bpe"  # byte, bpe (trained on the corpus) or the path of a tokenizer.json
     vocab_size: int = 4096  # of the BPE that is trained
     heldout_fraction: float = 0.06  # of the documents' groups, by hash
+    max_unusable_fraction: float = (
+        0.05  # of the documents; `prepare` refuses more, empty ones aside
+    )
     seq_len: int = identity(256)  # tokens a row
     batch_size: int = identity(32)  # rows a step, over all devices
     packing: Literal["auto", "segments", "documents"] = "auto"  # by the kernel

@@ -2,10 +2,12 @@
 
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from tokenizers import models, pre_tokenizers
 
 from ...errors import UserError
 from .. import prepare as prepare_module
+from .. import usable
 from ..corpus import read_documents
 from ..prepare import describe, prepare
 from ..settings import DataConfig
@@ -101,20 +104,116 @@ def test_a_trained_bpe_has_not_seen_what_is_held_out(config: DataConfig, split: 
 def test_unusable_documents_are_counted_and_named(config: DataConfig) -> None:
     for number in range(7):
         (Path(config.paths[0]) / f"bad{number}.txt").write_bytes(b"\xff" * number)
-    manifest = prepare(config, show=False)
+    (Path(config.paths[0]) / "new\nline\udcff.txt").write_bytes(b"\0")
+    manifest = prepare(replace(config, max_unusable_fraction=0.2), show=False)
     assert manifest.unusable["empty"] == [1, ["bad0.txt:0"]]
     assert manifest.unusable["not UTF-8"][0] == 6
     assert sum(manifest.total("documents", split) for split in ("train", "heldout")) == 60
-    assert "left out, empty: 1 (bad0.txt:0)" in describe(manifest)
-    assert "left out, not UTF-8: 6 (bad1.txt:0, " in describe(manifest)
+    assert (
+        "left out 8 of 68 documents; empty: 1 (bad0.txt:0); not UTF-8: 6 (bad1.txt:0, "
+        in describe(manifest)
+    )
+    assert r"not text: 1 ('new\nline\\xff.txt:0')" in describe(manifest)
+    describe(manifest).encode()
     stored = read_manifest(config.prepared_dir)
     assert stored.unusable["not UTF-8"][0] == 6
+
+
+@pytest.mark.parametrize("tokenizer", ["byte", "bpe"])
+@pytest.mark.parametrize(
+    ("bad", "refused"), [(b"\xff", [5, 30]), (b"", []), (b"\0", [5]), (b"\xff\xfea", [4])]
+)
+def test_more_unusable_documents_than_a_share_are_refused(
+    config: DataConfig, tokenizer: str, bad: bytes, refused: list[int]
+) -> None:
+    config = replace(config, tokenizer=tokenizer, vocab_size=400)
+    for count in (3, *refused):
+        for number in range(count):
+            (Path(config.paths[0]) / f"bad{number}.txt").write_bytes(bad)
+        if count == 3:  # of 63: 4.8 %
+            prepare(config, show=False)
+        else:
+            with pytest.raises(
+                UserError, match=rf"left out {count} of {60 + count} documents"
+            ) as caught:
+                prepare(config, show=False)
+            assert "bad0.txt:0" in str(caught.value)
+            assert "--data.max-unusable-fraction" in str(caught.value)
+            prepare(replace(config, max_unusable_fraction=1.0), show=False)
+        # What was prepared once is opened without a word: its runs go on.
+        assert prepare(replace(config, max_unusable_fraction=0.0), show=False).complete
+        shutil.rmtree(config.prepared_dir)
+
+
+def test_a_refused_corpus_leaves_nothing_behind(config: DataConfig) -> None:
+    (Path(config.paths[0]) / "zz.jsonl").write_text("{}\n" * 60)
+    with pytest.raises(UserError, match="no text: 60"):
+        prepare(config, show=False)
+    assert [p.name for p in Path(config.prepared_dir).iterdir()] == [".lock"]
+    (Path(config.paths[0]) / "zz.jsonl").unlink()
+    assert prepare(config, show=False).complete
+
+
+def test_a_wrong_field_is_found_before_the_whole_corpus_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(usable, "SURE", 20)
+    (tmp_path / "a.jsonl").write_text('{"body": "x"}\n' * 90)
+    config = DataConfig(paths=(str(tmp_path),), prepared_dir=str(tmp_path / "out"))
+    for tokenizer in ("byte", "bpe"):
+        with pytest.raises(UserError, match=r"(?s)no text: 20 .*--data.text-field"):
+            prepare(replace(config, tokenizer=tokenizer), show=False)
+    with pytest.raises(UserError, match=r"no text: 90 "):
+        prepare(replace(config, tokenizer="byte", max_unusable_fraction=1.0), show=False)
+
+
+def test_two_at_once_work_as_one(config: DataConfig, caplog: pytest.LogCaptureFixture) -> None:
+    config = replace(config, tokenizer="bpe", vocab_size=400)
+    whole = replace(config, prepared_dir=config.prepared_dir + "-whole")
+    prepare(whole, show=False)
+    caplog.set_level("INFO")
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: prepare(config, show=False), range(4)))
+    assert files_of(config) == files_of(whole)
+    assert all(manifest.complete for manifest in found)
+    assert "waiting for it" in caplog.text
+
+
+def test_parts_of_a_killed_process_are_cleared_away(config: DataConfig) -> None:
+    litter = Path(config.prepared_dir) / "train-00000.tokens.npy.0123abcd.part"
+    litter.parent.mkdir()
+    litter.write_bytes(b"half")
+    prepare(config, show=False)
+    assert not litter.exists()
+
+
+def test_prepared_text_inside_the_corpus_is_not_prepared_again(config: DataConfig) -> None:
+    config = replace(config, prepared_dir=str(Path(config.paths[0]) / "deep" / "prepared"))
+    first = prepare(config, show=False)
+    again = replace(config, prepared_dir=str(Path(config.paths[0]) / "again"))
+    assert prepare(config, show=False).corpus_sha256 == first.corpus_sha256
+    assert prepare(again, show=False).corpus_sha256 == first.corpus_sha256
+    (Path(config.prepared_dir) / "manifest.json").unlink()
+    assert prepare(config, show=False).corpus_sha256 == first.corpus_sha256
+
+
+def test_a_path_that_is_not_there_is_said_before_what_the_folder_holds(
+    config: DataConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        prepare(replace(config, paths=(config.paths[0] + "s",)), show=False)
+    assert not Path(config.prepared_dir).exists()
+    prepare(config, show=False)
+    with pytest.raises(UserError, match=r"(?s)texts'.*does not exist.*text"):
+        prepare(replace(config, paths=(config.paths[0] + "s",)), show=False)
+    with pytest.raises(UserError, match="is a file"):
+        prepare(replace(config, prepared_dir=config.paths[0] + "/00.txt"), show=False)
 
 
 def test_a_second_call_does_nothing(config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepare(config, show=False)
     before = {p: p.stat().st_mtime_ns for p in Path(config.prepared_dir).iterdir()}
-    monkeypatch.setattr(prepare_module, "read_documents", lambda config: pytest.fail("read again"))
+    monkeypatch.setattr(usable, "read_documents", lambda config: pytest.fail("read again"))
     assert prepare(config, show=False).shards[0].source_sha256 == first.shards[0].source_sha256
     assert before == {p: p.stat().st_mtime_ns for p in Path(config.prepared_dir).iterdir()}
 
