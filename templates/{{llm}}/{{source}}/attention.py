@@ -12,8 +12,8 @@ from .training.attention import cudnn_fits, masked_attention
 
 # Queries are taken in blocks that see only the keys up to their end: half of the score matrix is
 # never built. On two CPU cores, where this path matters, a layer took 63 ms, and with one product
-# over all keys 160 ms. Long rows have larger blocks, as each is compiled by itself: at 4,096 tokens, 16
-# blocks instead of 32 compile in 40 s instead of 55, and take 0.81 of the time.
+# over all keys 160 ms. Long rows have larger blocks, as each is compiled by itself: at 4,096
+# tokens, 16 blocks instead of 32 compile in 40 s instead of 55, and take 0.81 of the time.
 QUERY_BLOCK, MOST_BLOCKS = 128, 16
 
 
