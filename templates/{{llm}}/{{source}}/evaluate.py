@@ -14,7 +14,7 @@ from .contract import Beat, State
 from .data import full_windows, heldout_rows, heldout_windows
 from .runtime.distributed import barrier
 from .step import Learner, token_losses
-from .text.baselines import compress_heldout
+from .text.compressors import compress_heldout
 from .text.shards import Split
 from .training.axes import spec
 

@@ -7,7 +7,7 @@ from . import Settings
 def prepare(*, config: Settings) -> int:
     """Turn text into token shards; `train` does it too where they are missing."""
     from ..data import full_windows
-    from ..text.baselines import compress_heldout
+    from ..text.compressors import compress_heldout
     from ..text.prepare import describe, prepare
     from ..text.shards import open_split
 

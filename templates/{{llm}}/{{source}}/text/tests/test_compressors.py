@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from .. import baselines
-from ..baselines import compress_heldout
+from .. import compressors
+from ..compressors import compress_heldout
 from ..prepare import prepare
 from ..settings import DataConfig
 from ..shards import Split, open_split
@@ -50,7 +50,7 @@ def test_figures_are_those_of_the_compressors(heldout: Split, documents: int) ->
 def test_they_are_computed_once_for_a_text(heldout: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     found = compress_heldout(heldout, 3)
     with monkeypatch.context() as patch:
-        patch.setattr(baselines, "COMPRESSORS", {"gzip": refuse, "xz": refuse})
+        patch.setattr(compressors, "COMPRESSORS", {"gzip": refuse, "xz": refuse})
         assert compress_heldout(heldout, 3) == found
         (shard,) = heldout.shards
         other = replace(heldout, shards=(replace(shard, files=dict.fromkeys(shard.files, "")),))
@@ -69,7 +69,7 @@ def test_a_folder_that_can_only_be_read_gives_the_same(
         raise PermissionError(13, "read-only", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(baselines.store, "locked", locked)
+        patch.setattr(compressors.store, "locked", locked)
         found = compress_heldout(heldout, 3)
         assert "cannot be kept" in caplog.text
     assert not (heldout.folder / "baselines-3.json").exists()
