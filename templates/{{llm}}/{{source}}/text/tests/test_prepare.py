@@ -121,7 +121,7 @@ def test_unusable_documents_are_counted_and_named(config: DataConfig) -> None:
 
 @pytest.mark.parametrize("tokenizer", ["byte", "bpe"])
 @pytest.mark.parametrize(
-    ("bad", "refused"), [(b"\xff", [5, 30]), (b"", []), (b"\0", [5]), (b"\xff\xfea", [4])]
+    ("bad", "refused"), [(b"\xff", [5, 30]), (b"\0", [5]), (b"\xff\xfea", [4])]
 )
 def test_more_unusable_documents_than_a_share_are_refused(
     config: DataConfig, tokenizer: str, bad: bytes, refused: list[int]
@@ -143,6 +143,13 @@ def test_more_unusable_documents_than_a_share_are_refused(
         # What was prepared once is opened without a word: its runs go on.
         assert prepare(replace(config, max_unusable_fraction=0.0), show=False).complete
         shutil.rmtree(config.prepared_dir)
+
+
+def test_empty_documents_are_no_loss(config: DataConfig) -> None:
+    for number in range(90):
+        (Path(config.paths[0]) / f"empty{number}.txt").touch()
+    manifest = prepare(replace(config, max_unusable_fraction=0.0), show=False)
+    assert "empty: 90 (" in describe(manifest)
 
 
 def test_a_refused_corpus_leaves_nothing_behind(config: DataConfig) -> None:
