@@ -174,16 +174,21 @@ def test_a_wrong_field_is_found_before_the_whole_corpus_is_read(
         prepare(replace(config, tokenizer="byte", max_unusable_fraction=1.0), show=False)
 
 
-def test_two_at_once_work_as_one(config: DataConfig, caplog: pytest.LogCaptureFixture) -> None:
+def test_two_at_once_work_as_one(
+    config: DataConfig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = replace(config, tokenizer="bpe", vocab_size=400)
     whole = replace(config, prepared_dir=config.prepared_dir + "-whole")
     prepare(whole, show=False)
     caplog.set_level("INFO")
+    reads: list[DataConfig] = []
+    monkeypatch.setattr(usable, "read_documents", lambda c: reads.append(c) or read_documents(c))
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: prepare(config, show=False), range(4)))
     assert files_of(config) == files_of(whole)
     assert all(manifest.complete for manifest in found)
     assert "waiting for it" in caplog.text
+    assert len(reads) == 2  # for the BPE, and for the shards
 
 
 def test_parts_of_a_killed_process_are_cleared_away(config: DataConfig) -> None:
