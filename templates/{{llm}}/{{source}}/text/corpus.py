@@ -117,12 +117,14 @@ def _find(given: str, config: DataConfig) -> dict[Path, str]:
     files = [p for p in found if p.parent not in loops | own and os.path.isfile(p)]
     strange = [p.name for p in files if not p.name.endswith(SUFFIXES)]
     if strange or not files:
-        why = f" with {strange[:3]}" * bool(strange)
-        if not found:
-            what = "which no file matches" if glob.has_magic(given) else "which does not exist"
-            why = " without files" if os.path.isdir(path) else f", {what}"
-        elif own and not files:
+        if strange:
+            why = f" with {strange[:3]}"
+        elif own:
             why = f": {', '.join(map(str, sorted(own)[:3]))} is a run or prepared, not a corpus"
+        elif os.path.isdir(path):
+            why = " without files"
+        else:
+            why = f", which {'no file matches' if glob.has_magic(given) else 'does not exist'}"
         raise UserError(
             got=f"data path {given!r}{why}",
             expected=f"a file, folder or glob of {' '.join(SUFFIXES)}",

@@ -59,6 +59,7 @@ def tell(left_out: LeftOut, used: int) -> str:
     problems = []
     for problem, (count, names) in left_out.items():
         shown = [name if name.isprintable() else ascii(name) for name in names]
-        more = ["..."] * (count > len(names))
-        problems.append(f"{problem}: {count:,} ({', '.join([*shown, *more])})")
+        if count > len(names):
+            shown.append("...")
+        problems.append(f"{problem}: {count:,} ({', '.join(shown)})")
     return "; ".join([f"left out {total:,} of {total + used:,} documents", *problems])
