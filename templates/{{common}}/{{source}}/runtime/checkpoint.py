@@ -130,7 +130,7 @@ class Checkpoints:
         free = about["config"].keys() - about["identity"]
         saved = {n: v for n, v in manifest["identity"].items() if n not in free}
         _check_identity(path, saved, about["identity"], defaults)
-        _check_tree(path, manifest["tree"], describe_tree(abstract))
+        check_tree(path, manifest["tree"], abstract)
         return load(path, abstract), manifest
 
     def newest(self, *, repair: bool = True) -> tuple[Path, dict[str, Any]] | None:
@@ -244,7 +244,9 @@ def _check_identity(
         )
 
 
-def _check_tree(path: Path, saved: dict[str, str], ours: dict[str, str]) -> None:
+def check_tree(path: Path, saved: dict[str, str], abstract: dict[str, Any]) -> None:
+    """UserError unless `saved`, of a manifest, has the arrays of `abstract` and no others."""
+    ours = describe_tree(abstract)
     names = sorted(n for n in saved | ours if saved.get(n) != ours.get(n))
     if names:
         some = "; ".join(f"{n}: {ours.get(n, 'nothing')}" for n in names[:4])

@@ -17,12 +17,14 @@ from ..contract import Beat, Metrics, Outputs, State, Workload
 from ..errors import Exit, UserError
 from ..records import provenance, store, telemetry
 from ..records.recorder import Recorder, reported
-from ..run_config import RunConfig, identity_of, to_dict, tunables_of
+from ..run_config import RunConfig, absolute_paths, identity_of, to_dict
+from .changes import list_changes
 from .checkpoint import Checkpoints
 from .compiled import abstract_state, count_parameters, describe_state, initialise, jit_step
 from .distributed import StopRequest, Watch, all_agree, barrier
 from .guards import CompileCount, FiniteCheck, OneCompilation
 from .prefetch import Prefetch
+from .saved import keep_inputs
 from .sharding import describe_shards
 from .sink import NpzFiles
 
@@ -36,8 +38,14 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     clock, compilations = telemetry.Clock(), CompileCount()
     about: dict[str, Any] = {
         "identity": identity_of(config) | workload.identity,
-        "config": to_dict(config),
+        # To accept changed code holds for one start: it is no setting for the starts after it.
+        "config": to_dict(config) | {"run.accept_changed_code": False},
         "provenance": provenance.collect(),
+        "sources": provenance.sources(),
+    }
+    clock.about = {
+        "command": provenance.command_line(),
+        "provenance": about["provenance"],
     }
 
     # ---- the state, and what stands beside it in the run folder ----
@@ -45,11 +53,6 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     state, manifest, shardings = _first_state(workload, config, mesh, about, checkpoints, clock)
     first, cursor = int(state["step"]), manifest.get("cursor", 0)
     newest: dict[str, float] = manifest.get("newest", {})
-    changes = list_changes(manifest, config, first)
-    about |= {
-        "command": manifest.get("command", provenance.command_line()),
-        "changes": [*manifest.get("changes", []), *changes],
-    }
     # Judged again, because `done` may have changed since.
     finished = manifest.get("finished", False) and _is_done(workload, newest)
     last = first if finished else run_config.steps
@@ -58,6 +61,11 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
         do = "it has reached its aim" if finished else "raise --steps to go on"
         log.info("nothing to do: %s is at step %d; %s", run_dir, first, do)
         return Exit.DONE
+    changes = list_changes(manifest, config, about, first)
+    about |= {
+        "command": manifest.get("command", provenance.command_line()),
+        "changes": [*manifest.get("changes", []), *changes],
+    }
     recorder = Recorder(workload, config, run_dir, first, clock)
     # Release 0.1.0 kept `losses`: sum and count of the one metric that it averaged.
     recorder.sums = manifest.get("sums") or {"loss": manifest.get("losses", (0.0, 0))}
@@ -68,7 +76,9 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
             "parameters": count_parameters(state),
             "means": list(workload.means),
         }  # for the report
-        store.write_json(run_dir / "config.json", about)
+        paths = {"paths_absolute": absolute_paths(config)}
+        store.write_json(run_dir / "config.json", about | paths)
+        keep_inputs(run_dir, workload.run_files)
         log.info("%s", describe_state(state))
         if mesh.size > 1:
             log.info("%s", describe_shards(state))
@@ -168,16 +178,6 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
         summary, sections = workload.finish(state, watch.beat) if workload.finish else ({}, {})
         recorder.finish(step, summary, sections)
     return Exit.DONE
-
-
-def list_changes(manifest: dict[str, Any], config: Any, step: int) -> list[dict[str, Any]]:
-    """The settings that a resume changes, of those that concern steps to come alone."""
-    before = manifest.get("config", {})
-    return [
-        {"step": step, "setting": name, "from": before[name], "to": value}
-        for name, value in tunables_of(config).items()
-        if name in before and before[name] != value
-    ]
 
 
 def _first_state(
