@@ -22,7 +22,7 @@ from .errors import UserError
 from .evaluate import exact_windows, make_score
 from .generate import decode_stream, make_generate
 from .records.summary import facts
-from .runtime.saved import INPUTS, find_saved, mesh_that_fits
+from .runtime.saved import find_saved, mesh_that_fits
 from .step import Learner, init_state, make_learner, token_logits
 from .text.shards import Split, open_split, open_tokenizer, read_manifest
 from .text.tokenizer import Tokenizer
@@ -174,7 +174,7 @@ def find_text(
     """
     had = facts(run_dir / "config.json").get("paths_absolute", {}).get("data.prepared_dir", given)
     places = [folder / given for folder in (*run_dir.absolute().parents, Path())]
-    places = [*([run_dir / INPUTS] if part == "tokenizer_sha256" else []), *places, Path(had)]
+    places = [*([run_dir / "inputs"] if part == "tokenizer_sha256" else []), *places, Path(had)]
     found = []
     for place in filter(Path.is_dir, dict.fromkeys(places)):
         try:

@@ -24,7 +24,6 @@ from .compiled import abstract_state, count_parameters, describe_state, initiali
 from .distributed import StopRequest, Watch, all_agree, barrier
 from .guards import CompileCount, FiniteCheck, OneCompilation
 from .prefetch import Prefetch
-from .saved import keep_inputs
 from .sharding import describe_shards
 from .sink import NpzFiles
 
@@ -43,10 +42,7 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
         "provenance": provenance.collect(),
         "sources": provenance.sources(),
     }
-    clock.about = {
-        "command": provenance.command_line(),
-        "provenance": about["provenance"],
-    }
+    clock.about = {"command": provenance.command_line(), "provenance": about["provenance"]}
 
     # ---- the state, and what stands beside it in the run folder ----
     checkpoints = Checkpoints(run_dir / "checkpoints", run_config.keep_checkpoints)
@@ -78,7 +74,8 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
         }  # for the report
         paths = {"paths_absolute": absolute_paths(config)}
         store.write_json(run_dir / "config.json", about | paths)
-        keep_inputs(run_dir, workload.run_files)
+        for name, content in workload.run_files.items():
+            store.write(run_dir / "inputs" / name, content)
         log.info("%s", describe_state(state))
         if mesh.size > 1:
             log.info("%s", describe_shards(state))

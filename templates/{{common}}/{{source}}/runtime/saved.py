@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from ..contract import State
 from ..errors import UserError
-from ..records import provenance, store
+from ..records import provenance
 from ..run_config import MeshConfig, from_dict
 from .changes import changed_files
 from .checkpoint import Checkpoints, check_tree, load
@@ -18,7 +18,6 @@ from .compiled import with_shardings
 from .sharding import make_mesh, named
 
 log = logging.getLogger(__name__)
-INPUTS = "inputs"  # the folder of `Workload.run_files` in a run folder
 
 
 @dataclass(frozen=True)
@@ -62,12 +61,6 @@ def find_saved[C](run_dir: str | Path, default: C) -> Saved[C]:
     if files := changed_files(manifest.get("sources", {}), provenance.sources()):
         log.warning("%s was saved by other code in %s", path, ", ".join(files))
     return Saved(path, manifest, from_dict(default, manifest["config"]))
-
-
-def keep_inputs(run_dir: Path, files: dict[str, bytes]) -> None:
-    """Write what readers need beside a checkpoint to the run folder."""
-    for name, content in files.items():
-        store.write(run_dir / INPUTS / name, content)
 
 
 def mesh_that_fits(config: MeshConfig) -> Mesh:
