@@ -138,10 +138,17 @@ def test_what_is_kept_is_verified_and_the_prepared_text_stands_in(
         open_run(tmp_path / "run")
 
 
-def test_the_code_that_decides_the_numbers() -> None:
-    found = {*sources()}
-    assert {"workload.py", "step.py", "model.py", "data.py", "contract.py"} <= found
-    assert {"attention.py", "training/update.py", "training/optim.py", "text/shards.py"} <= found
-    assert not {"hub.py", "trained.py", "cli.py", "config.py", "run_config.py"} & found
-    rooms = {name.partition("/")[0] for name in found if "/" in name}
-    assert not {"runtime", "records", "commands"} & rooms
+def test_the_code_that_decides_the_numbers(tmp_path: Path) -> None:
+    found = sources()
+    assert {"workload.py", "step.py", "model.py", "data.py", "contract.py"} <= {*found}
+    assert {"attention.py", "training/update.py", "training/optim.py"} <= {*found}
+    assert not {"hub.py", "trained.py", "cli.py", "config.py", "run_config.py"} & {*found}
+    assert not {"runtime", "records", "commands"} & {name.partition("/")[0] for name in found}
+    package = shutil.copytree(Path(__file__).parents[1], tmp_path / "package")
+    assert sources(package) == found
+    for name in ("model.py", "config.py", "runtime/loop.py"):
+        with (package / name).open("a") as file:
+            file.write("\nMORE = 1\n")
+    assert [name for name, sha256 in sources(package).items() if sha256 != found[name]] == [
+        "model.py"
+    ]
