@@ -59,12 +59,22 @@ def sources(package: Path = Path(__file__).parents[1]) -> dict[str, str]:
         tree = ast.parse((package / name).read_bytes())
         found[name] = hashlib.sha256(repr(_plain(tree)).encode()).hexdigest()
         for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and node.level:
-                inside = (*name.split("/")[: -node.level], *(node.module or "").split("."))
-                base = "/".join(filter(None, inside))
-                pending += [f"{base}.py", f"{base}/__init__.py"]
-                pending += [f"{base}/{alias.name}.py".lstrip("/") for alias in node.names]
+            pending += _imported(name, node, package.name)
     return dict(sorted(found.items()))
+
+
+def _imported(file: str, node: ast.AST, package: str) -> list[str]:
+    """The files of a package that an import statement in one of them may mean."""
+    if isinstance(node, ast.Import):
+        modules = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+        start = [package, *file.split("/")[: -node.level]] if node.level else []
+        base = ".".join([*start, *filter(None, [node.module])])
+        modules = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    else:
+        return []
+    inside = [m.partition(".")[2].replace(".", "/") for m in modules if m.startswith(f"{package}.")]
+    return [f"{path}{end}" for path in inside for end in (".py", "/__init__.py")]
 
 
 def _plain(code: Any) -> Any:

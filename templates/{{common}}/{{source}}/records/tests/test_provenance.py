@@ -66,7 +66,10 @@ SOURCES = {
     "parts/__init__.py": "",
     "parts/step.py": "from ..runtime.loop import run\nfrom ..contract import X\n"
     "\ndef f(x):\n    return x\n",
-    "parts/more.py": "import os\n",
+    "parts/more.py": "import os\nimport PACKAGE.mine\nfrom PACKAGE.own import layers, NOTHING\n",
+    "mine.py": "",
+    "own/__init__.py": "NOTHING = None\n",
+    "own/layers.py": "",
     "parts/unused.py": "Y = 2\n",
     "runtime/loop.py": "from ..parts.unused import Y\n",
 }
@@ -76,12 +79,13 @@ SOURCES = {
 def package(tmp_path: Path) -> Path:
     for name, text in SOURCES.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_text(text.replace("PACKAGE", tmp_path.name))
     return tmp_path
 
 
 def test_sources_are_what_the_workload_imports_outside_of_the_rooms_of_every_kind(package):
-    expected = ["contract.py", "parts/__init__.py", "parts/more.py", "parts/step.py", "workload.py"]
+    expected = ["contract.py", "mine.py", "own/__init__.py", "own/layers.py", "parts/__init__.py"]
+    expected += ["parts/more.py", "parts/step.py", "workload.py"]
     assert list(provenance.sources(package)) == expected
 
 

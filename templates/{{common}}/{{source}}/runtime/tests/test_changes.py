@@ -52,14 +52,16 @@ def test_changed_code_is_refused_until_it_is_accepted_once(
     assert change["from"] != change["to"].split(",")[0]
     assert change["to"].endswith(", --accept-changed-code")
     assert FILES in (tmp_path / "report.html").read_text()
-    assert go(config_of(tmp_path, 12)) == Exit.DONE  # the new code is that of the run now
-    assert len(changes(tmp_path)) == 3
-    # Read back from the folder, the settings accept no further change.
-    code["sources"] = OLD
+    # Read back from the folder, as `--run-dir` alone does, the settings accept no further change.
     stored = json.loads((tmp_path / "config.json").read_text())["config"]
     again = from_dict(SamplerConfig(), stored)
+    again = dataclasses.replace(again, run=dataclasses.replace(again.run, steps=12))
+    code["sources"] = OLD
     with pytest.raises(UserError, match="other code"):
-        go(dataclasses.replace(again, run=dataclasses.replace(again.run, steps=15)))
+        go(again)
+    code["sources"] = NEW  # which is the code of the run now
+    assert go(again) == Exit.DONE
+    assert len(changes(tmp_path)) == 3
 
 
 def test_code_that_an_update_of_the_template_brought_is_listed(
