@@ -14,6 +14,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from ..contract import State
 from ..errors import UserError
 from ..records import store
 from ..run_config import RETIRED, option
-from .distributed import all_agree, barrier
+from .distributed import agreed_failure, all_agree, barrier, unique, wait_unless_failed
 from .private import writer_of
 
 log = logging.getLogger(__name__)
@@ -63,12 +64,12 @@ class Checkpoints:
             "tree": describe_tree(state),
         }
         try:
-            response = ocp.save_async(path / "state", state)
+            result = ocp.save_async(path / "state", state).result
         except Exception as error:
-            self._report(path, error)
-            return
+            result = partial(_fail, error)  # the other processes have to know of it
+        name = unique(f"save {path.name}")
         self._thread = threading.Thread(
-            target=self._commit, args=(path, response, manifest, durable), name="checkpoint"
+            target=self._commit, args=(path, name, result, manifest, durable), name="checkpoint"
         )
         self._thread.start()
 
@@ -80,22 +81,32 @@ class Checkpoints:
         return self._error
 
     def _commit(
-        self, path: Path, response: Any, manifest: dict[str, Any], durable: Callable[[], None]
+        self,
+        path: Path,
+        name: str,
+        result: Callable[[], Any],
+        manifest: dict[str, Any],
+        durable: Callable[[], None],
     ) -> None:
+        process = jax.process_index()
+        failure: Exception | None = None
         try:
-            response.result()
+            wait_unless_failed(result, name)
             durable()
-            process = jax.process_index()
             if process == 0:
                 store.write_json(path / "manifest.json", manifest)
             own = [file for file in _files(path) if writer_of(file) == process]
             hashes = {str(file): store.sha256(path / file) for file in own}
             store.write_json(path / f"files-{process}.json", hashes)
-            if process == 0:
-                self._delete_old()
-            self._error = None
         except Exception as error:
-            self._report(path, error)
+            failure = error
+        # A write may fail in one process alone; the save counts when it has in none.
+        if (failure := agreed_failure(name, failure)) is not None:
+            self._report(path, failure)
+            return
+        self._error = None
+        if process == 0:
+            self._delete_old()
 
     def _report(self, path: Path, error: Exception) -> None:
         # The run continues: earlier checkpoints are untouched, and the next save may find space.
@@ -254,6 +265,10 @@ def _check_tree(path: Path, saved: dict[str, str], ours: dict[str, str]) -> None
             + f", as in {path}",
             do="the code that makes the state has changed: undo that, or take another --run-dir",
         )
+
+
+def _fail(error: Exception) -> None:
+    raise error
 
 
 def _files(path: Path) -> list[Path]:

@@ -20,7 +20,7 @@ from ..records.recorder import Recorder, reported
 from ..run_config import RunConfig, identity_of, to_dict, tunables_of
 from .checkpoint import Checkpoints
 from .compiled import abstract_state, count_parameters, describe_state, initialise, jit_step
-from .distributed import StopRequest, Watch, all_agree, barrier
+from .distributed import StopRequest, Watch, all_agree, barrier, check_shared
 from .guards import CompileCount, FiniteCheck, OneCompilation
 from .prefetch import Prefetch
 from .sharding import describe_shards
@@ -41,6 +41,7 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     }
 
     # ---- the state, and what stands beside it in the run folder ----
+    check_shared(run_dir)
     checkpoints = Checkpoints(run_dir / "checkpoints", run_config.keep_checkpoints)
     state, manifest, shardings = _first_state(workload, config, mesh, about, checkpoints, clock)
     first, cursor = int(state["step"]), manifest.get("cursor", 0)
