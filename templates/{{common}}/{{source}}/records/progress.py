@@ -59,7 +59,7 @@ class ProgressBar:
                 line.append(f"ETA {timedelta(seconds=left_s)}")
             self._console.print("  ".join(line), markup=False, highlight=False, soft_wrap=True)
 
-    def close(self) -> None:
+    def close(self, _: int = 0) -> None:
         """Leave the last state of the bar on the screen."""
         if self._console.is_interactive:
             self._progress.stop()

@@ -23,7 +23,7 @@ type Record = dict[str, Any]
 """One line of metrics.jsonl: `step` first, then numbers; None where one was not finite."""
 type Listener = Callable[[Record], None]
 """Takes each record as it is written. It may also have `artifact(name, path, step)`, which takes
-each file of DIR/artifacts, and `close()`, called at the end."""
+each file of DIR/artifacts, and `close(code)`, called at the end with the run's exit code."""
 
 
 class MetricsLog:
@@ -50,10 +50,10 @@ class MetricsLog:
         """Hand on a file of DIR/artifacts."""
         _call_each(self._takes_artifacts, "artifacts", "artifact", name, path, step)
 
-    def close(self) -> None:
+    def close(self, code: int) -> None:
         """Let every listener finish: stop the bar, flush the trackers."""
         closing = [each for each in self._listeners if hasattr(each, "close")]
-        _call_each(closing, "metrics", "close")
+        _call_each(closing, "metrics", "close", code)
 
 
 def cut_records(path: Path, step: int) -> None:

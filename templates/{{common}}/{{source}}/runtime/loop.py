@@ -21,7 +21,7 @@ from ..run_config import RunConfig, identity_of, to_dict, tunables_of
 from .checkpoint import Checkpoints
 from .compiled import abstract_state, count_parameters, describe_state, initialise, jit_step
 from .distributed import StopRequest, Watch, all_agree, barrier
-from .guards import CompileCount, FiniteCheck, OneCompilation
+from .guards import CompileCount, FiniteCheck, OneCompilation, debugging_as_asked
 from .prefetch import Prefetch
 from .sharding import describe_shards
 from .sink import NpzFiles
@@ -101,7 +101,8 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     code, pending, step = None, None, first
     with ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
-        stack.callback(recorder.close)
+        stack.enter_context(debugging_as_asked())
+        stack.push(recorder.leave)
         stack.callback(checkpoints.wait)
         batches = stack.enter_context(Prefetch(workload, cursor, run_config.prefetch_workers))
         watch = stack.enter_context(closing(Watch(run_config.hang_timeout_s)))
@@ -162,7 +163,7 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
             over = finished or step == run_config.steps
             next_run = "writes the report" if over else "goes on from there"
             log.info("saved at step %d; the same command %s", step, next_run)
-            recorder.stopped(step)
+            recorder.stopped(step, code)
             return code
         clock.enter("evaluate")
         summary, sections = workload.finish(state, watch.beat) if workload.finish else ({}, {})
