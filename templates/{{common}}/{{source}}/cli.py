@@ -22,16 +22,19 @@ import tyro
 
 from . import commands
 from .config import PRESETS, Config, validate
+from .console import flush_output, open_console
 from .errors import Exit, UserError
 from .records import store
-from .run_config import check_settings, flatten, from_dict, to_dict
+from .run_config import check_device_count, check_given, check_settings, flatten, from_dict, to_dict
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+PATH_ERRORS = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 CONFIG = "--config"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the console script; ends the process."""
+    open_console()
     ours = logging.getLogger(__package__)
     ours.setLevel(logging.INFO)
     ours.propagate = False  # libraries add handlers to the root logger
@@ -40,6 +43,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         ours.addHandler(logging.lastResort)
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax's errors are reported by us
     code, reason = run(sys.argv[1:] if argv is None else list(argv))
+    lost = flush_output()
+    if lost and lost.errno != errno.EPIPE and code == Exit.DONE:
+        code, reason = Exit.USER, f"standard output: {lost}"
+        print(f"\n{reason}; the files of a run are complete", file=sys.stderr)
     if reason and "jax" in sys.modules:
         from .runtime.distributed import end_together
 
@@ -55,11 +62,19 @@ def run(argv: list[str]) -> tuple[int, str]:
         shown: object = error
     except KeyboardInterrupt:
         return Exit.INTERRUPTED, "interrupted by the user"
+    except SystemExit as end:  # tyro has printed the help, or what is wrong with an option
+        return int(end.code or 0), ""
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
+        if isinstance(error, BrokenPipeError) and flush_output():
+            return Exit.DONE, ""  # who reads our output, such as `head`, has all that it wants
+        if error.errno not in DISK_ERRORS + PATH_ERRORS:
             traceback.print_exc()
             return Exit.BUG, repr(error)
-        shown = UserError(got=error, expected="room and the right to write", do="correct that path")
+        shown = UserError(
+            got=error,
+            expected="a path with room, and the right to write",
+            do="free space there, or give another path",
+        )
     except Exception as error:
         traceback.print_exc()
         return Exit.BUG, repr(error)
@@ -69,6 +84,12 @@ def run(argv: list[str]) -> tuple[int, str]:
 
 def parse(argv: list[str]) -> functools.partial[int]:
     """The command of a command line with its settings bound."""
+    if wrong := [word for word in argv if not word.isascii() and _is_torn(word)]:
+        raise UserError(
+            got=f"a command line with {wrong[0]!a}",
+            expected="UTF-8",
+            do="write it in UTF-8; a file with another name has to be renamed",
+        )
     name, rest = (argv[0], argv[1:]) if argv else ("--help", [])
     if name in ("-h", "--help"):
         return functools.partial(_usage)
@@ -174,6 +195,8 @@ def _binder(
 
     @functools.wraps(command)
     def bind(**given: Any) -> functools.partial[int]:
+        check_device_count()
+        check_given(command, {n: value for n, value in given.items() if n not in parts})
         if base is not None:
             validate(
                 given.get("config") or dataclasses.replace(base, **{p: given[p] for p in parts})
@@ -182,6 +205,11 @@ def _binder(
 
     bind.__signature__ = inspect.signature(functools.partial(command, **parts))  # type: ignore
     return bind
+
+
+def _is_torn(word: str) -> bool:
+    """Whether Python has put surrogates in the place of bytes that are no UTF-8."""
+    return any("\ud800" <= letter <= "\udfff" for letter in word)
 
 
 def _take_option(words: list[str], name: str) -> tuple[str | None, list[str]]:

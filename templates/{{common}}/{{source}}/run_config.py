@@ -5,15 +5,24 @@ Imports no JAX, so that `--help` is instant and platform flags can still be set.
 
 import dataclasses
 import functools
+import inspect
 import math
 import os
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from .errors import UserError
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Marks a parameter of a command: `Annotated[int, Bounds(least=0)]`. Else as in `setting`."""
+
+    least: float | None = None
+    most: float | None = None
 
 
 def setting(
@@ -104,15 +113,40 @@ def check_settings[T](config: T, prefix: str = "") -> T:
         name, value = prefix + field.name, getattr(config, field.name)
         if dataclasses.is_dataclass(value):
             check_settings(value, f"{name}.")
-        elif (expected := _complaint(value, types[field.name], field.metadata)) is not None:
+        elif expected := _complaint(value, types[field.name], field.metadata, field.default):
             raise UserError(
                 got=option(name, value), expected=expected, do="correct it, or leave it out"
             )
     return config
 
 
-def _complaint(value: Any, of_type: Any, bounds: Mapping[str, Any]) -> str | None:
-    """What a value should be, or None."""
+def check_given(command: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """The same for those parameters of a command that are no settings of a run."""
+    types = typing.get_type_hints(command, include_extras=True)
+    defaults = inspect.signature(command).parameters
+    for name, value in given.items():
+        marks = getattr(types[name], "__metadata__", ())  # of an `Annotated`
+        of_type = typing.get_args(types[name])[0] if marks else types[name]
+        bounds = next((dataclasses.asdict(m) for m in marks if isinstance(m, Bounds)), {})
+        if expected := _complaint(value, of_type, bounds, defaults[name].default):
+            raise UserError(
+                got=option(name, value), expected=expected, do="correct it, or leave it out"
+            )
+
+
+def check_device_count() -> None:
+    """Refuse a JAX_NUM_CPU_DEVICES at which JAX would fail when it is imported."""
+    count = os.environ.get("JAX_NUM_CPU_DEVICES", "1")
+    if not (count.isdecimal() and int(count) > 0):
+        raise UserError(
+            got=f"JAX_NUM_CPU_DEVICES={count}",
+            expected="a whole number of 1 or more",
+            do="correct it, or unset it",
+        )
+
+
+def _complaint(value: Any, of_type: Any, bounds: Mapping[str, Any], default: Any) -> str | None:
+    """What a value should be, or None. A text is empty only where that is its default."""
     of_type = getattr(of_type, "__value__", of_type)  # of a `type` alias
     kind = typing.get_origin(of_type) or of_type
     if kind is Literal:
@@ -121,6 +155,8 @@ def _complaint(value: Any, of_type: Any, bounds: Mapping[str, Any]) -> str | Non
     kinds = (int, float) if kind is float else kind
     if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
         return f"a value of type {kind.__name__}"
+    if value == "" != default:
+        return "a text that is not empty"
     if kind not in (int, float):
         return None
     least, most, below = (bounds.get(name) for name in ("least", "most", "below"))

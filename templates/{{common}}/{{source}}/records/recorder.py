@@ -163,11 +163,12 @@ class Recorder:
         store.write_json(self._dir / "summary.json", summary)
         from .report import format_summary, write_report  # matplotlib takes a second to import
 
-        print(format_summary(summary))
+        shown = format_summary(summary)
         try:
-            print(f"report: {write_report(self._dir)}")
+            shown += f"\nreport: {write_report(self._dir)}"
         except OSError as error:
             log.warning("no plots or report: %s", error)
+        print(shown)  # last: nobody may read it
 
     def stopped(self, step: int, code: Exit) -> None:
         """Draw plots and report of a run that was stopped and saved; a failure is a warning."""

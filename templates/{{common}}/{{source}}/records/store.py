@@ -5,6 +5,7 @@ checkpoints itself, the trackers their logs and JAX's profiler its traces.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -114,7 +115,10 @@ def size_bytes(folder: Path) -> int:
 
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it, unless they are there."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # as below /proc; elsewhere it would mean a bug
+        raise NotADirectoryError(errno.ENOTDIR, "no folder can be made", str(folder)) from error
 
 
 def remove(path: Path) -> None:

@@ -59,7 +59,10 @@ class MetricsLog:
 def cut_records(path: Path, step: int) -> None:
     """On resume: drop the records beyond `step`, which will be written again. Atomic."""
     if store.exists(path):
-        store.write_lines(path, [r for r in store.read_lines(path) if r.get("step", 0) <= step])
+        kept = [
+            r for r in store.read_lines(path) if isinstance(at := r.get("step"), int) and at <= step
+        ]
+        store.write_lines(path, kept)
 
 
 def record_warnings(run_dir: Path) -> None:

@@ -53,7 +53,8 @@ def end_together(code: int, reason: str) -> None:
     sys.stdout.flush()
     own = job()
     if own.client is None:
-        sys.exit(code)
+        sys.stderr.flush()
+        os._exit(code)  # a normal exit would wait for threads, and one that makes a batch may hang
     _follow_failure()  # a collective that broke shows that another process ended first
     own.client.key_value_set(f"failure/{own.process_id}", f"{code} {reason}", allow_overwrite=True)
     _leave(code)
@@ -136,7 +137,8 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._signal: int | None = None
-        self._signal_s = 0.0
+        self._signal_s = 0.0  # of the last one that was no repeat
+        self._insisted = False
 
     def decide(self, step: int) -> Exit | None:
         """The exit code to stop with, or None. Call after each step, in every process."""
@@ -151,7 +153,8 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator["StopRequest"]:
-        """Handle the signals; a second Ctrl-C after REPEAT_S raises KeyboardInterrupt."""
+        """Handle the signals; a second Ctrl-C after REPEAT_S raises KeyboardInterrupt, a
+        third one ends the process at once."""
         numbers = [signal.SIGINT] if jax.process_count() > 1 else [signal.SIGINT, signal.SIGTERM]
         previous = {number: signal.signal(number, self._on_signal) for number in numbers}
         try:
@@ -170,6 +173,9 @@ class StopRequest:
             if jax.process_count() > 1:
                 os.kill(os.getpid(), signal.SIGTERM)  # the notifier tells the other processes
         elif number == signal.SIGINT and now_s - self._signal_s > REPEAT_S:
+            if self._insisted:  # what the second one ended does not end
+                os._exit(Exit.INTERRUPTED)
+            self._insisted, self._signal_s = True, now_s
             raise KeyboardInterrupt
 
 

@@ -226,14 +226,20 @@ def closings(monkeypatch) -> list[int]:
 )
 def test_trackers_are_told_how_a_run_failed(tmp_path, monkeypatch, error, code):
     codes = closings(monkeypatch)
-    with pytest.raises(type(error)), ExitStack() as stack:
-        stack.push(recorder_of(tmp_path).leave)
-        raise error
+
+    def fail():
+        with ExitStack() as stack:
+            stack.push(recorder_of(tmp_path).leave)
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
     assert codes == [code]
 
 
 def test_trackers_are_told_that_a_run_was_stopped_or_finished(tmp_path, monkeypatch):
     codes = closings(monkeypatch)
+    monkeypatch.setattr(report, "write_report", lambda run_dir: run_dir)
     for code in (Exit.PREEMPTED, Exit.INTERRUPTED, Exit.DONE):
         with ExitStack() as stack:
             recorder = recorder_of(tmp_path)
