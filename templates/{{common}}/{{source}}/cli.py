@@ -65,7 +65,7 @@ def run(argv: list[str]) -> tuple[int, str]:
     except SystemExit as end:  # tyro has printed the help, or what is wrong with an option
         return int(end.code or 0), ""
     except OSError as error:
-        if isinstance(error, BrokenPipeError) and flush_output():
+        if isinstance(error, BrokenPipeError) and flush_output("\n"):
             return Exit.DONE, ""  # who reads our output, such as `head`, has all that it wants
         if error.errno not in DISK_ERRORS + PATH_ERRORS:
             traceback.print_exc()

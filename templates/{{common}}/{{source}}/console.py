@@ -36,9 +36,10 @@ def open_console() -> None:
         sys.stderr = Forgiving(raw, sys.stderr.encoding, "backslashreplace", line_buffering=True)
 
 
-def flush_output() -> OSError | None:
-    """Write out what was printed; the error, after which standard output leads nowhere."""
+def flush_output(last: str = "") -> OSError | None:
+    """Write out what was printed, then `last`; the error, after which the stream leads nowhere."""
     try:
+        sys.stdout.write(last)
         sys.stdout.flush()
     except OSError as error:
         # What is left in the buffer fails again at exit, and Python would then end with 120.
