@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import resource
 import socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -161,6 +162,7 @@ def train_unread(run_dir: Path) -> None:
     os.dup2(writer, 1)
     os.dup2(writer, 2)
     os.close(reader)
+    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
     train_sampler(run_dir, 100_000, 0, 0.01)
 
 
