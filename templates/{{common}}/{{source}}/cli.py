@@ -26,7 +26,9 @@ from .errors import Exit, UserError
 from .records import store
 from .run_config import check_settings, flatten, from_dict, to_dict
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+# Of the machine, not of the program: full, read-only, forbidden, broken, too many open files.
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+DISK_ERRORS |= {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
 CONFIG = "--config"
 
 
@@ -59,7 +61,11 @@ def run(argv: list[str]) -> tuple[int, str]:
         if error.errno not in DISK_ERRORS:
             traceback.print_exc()
             return Exit.BUG, repr(error)
-        shown = UserError(got=error, expected="room and the right to write", do="correct that path")
+        shown = UserError(
+            got=error,
+            expected="a disk that can be read and written",
+            do="look at that path; the same command goes on",
+        )
     except Exception as error:
         traceback.print_exc()
         return Exit.BUG, repr(error)

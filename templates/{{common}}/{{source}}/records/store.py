@@ -15,6 +15,7 @@ import re
 import secrets
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,6 +23,7 @@ from typing import Any, BinaryIO
 log = logging.getLogger(__name__)
 
 PART = ".part"  # how the name of a file ends while it is written; a kill leaves it
+RETRY_S = (0.5, 2.0, 5.0)  # between tries to read what could not be read
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # the file system has none
 
 
@@ -160,6 +162,28 @@ def names(folder: Path) -> list[str]:
 def files(folder: Path) -> list[Path]:
     """Every file below a folder, relative to it, sorted."""
     return sorted(f.relative_to(folder) for f in folder.rglob("*") if f.is_file())
+
+
+def patiently[T](read: Callable[[Path], T], path: Path) -> T:
+    """What `read` makes of a file, tried again for some seconds where reading fails.
+
+    A file that is not there, or holds something else than it should, is not tried again.
+    """
+    for wait_s in RETRY_S:
+        try:
+            return read(path)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            log.warning("%s: %s; trying again in %g s", path, error, wait_s)
+            time.sleep(wait_s)
+    return read(path)
+
+
+def make_new_folder(folder: Path) -> None:
+    """Make a folder and those above it; FileExistsError where it is there."""
+    make_folder(folder.parent)
+    folder.mkdir()
 
 
 def size_bytes(folder: Path) -> int:
