@@ -72,5 +72,6 @@ def _last_count(path: Path) -> dict[str, Any] | None:
 
 def _machine() -> str:
     """This machine since it was started: processes with the same one share a kernel's locks."""
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    return boot.read_text().strip() if boot.exists() else socket.gethostname()
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return socket.gethostname()
