@@ -68,7 +68,8 @@ RECIPES = {
 # Those that are not typed here -> why.
 ELSEWHERE = {
     "uv run pytest": "test_its_own_tests_pass types it",
-    "uvx copier update": "would fetch the template's address; updating.py calls the same in Copier",
+    "uvx xprof --logdir runs/demo/profile": "serves until it is stopped",
+    "uvx copier update --skip-answered": "would fetch the template's address; updating.py calls the same in Copier",
     "docker build -t acorn .": "needs an engine; test_render.py lints the Dockerfile",
 }
 

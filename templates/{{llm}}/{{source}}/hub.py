@@ -53,17 +53,17 @@ def export(run_dir: str, to: str) -> None:
 def hub_config(learner: Learner) -> dict[str, Any]:
     """The content of config.json; refuses what neither architecture can express."""
     c = learner.config.model
-    if unknown := unknown_parts(learner):
-        raise UserError(
-            got=f"a model with other parameters than Qwen3 and Llama: {', '.join(unknown)}",
-            expected="theirs, by the names that hub.py knows",
-            do="write names and config.json of your architecture in hub.py",
-        )
     if c.logit_cap:
         raise UserError(
             got=f"a model with --model.logit-cap {c.logit_cap}",
             expected="0: neither Qwen3 nor Llama caps its logits",
             do="train without a cap to export, or read the checkpoint with this project",
+        )
+    if unknown := unknown_parts(learner):
+        raise UserError(
+            got=f"a model with other parameters than Qwen3 and Llama: {', '.join(unknown)}",
+            expected="theirs, by the names that hub.py knows",
+            do="write names and config.json of your architecture in hub.py",
         )
     stretch = {
         "rope_type": "llama3",
