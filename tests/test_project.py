@@ -69,7 +69,7 @@ RECIPES = {
 ELSEWHERE = {
     "uv run pytest": "test_its_own_tests_pass types it",
     "uvx xprof --logdir runs/demo/profile": "serves until it is stopped",
-    "uvx copier update --skip-answered": "would fetch the template's address; updating.py calls the same in Copier",
+    "uvx copier update --skip-answered": "would fetch the template; updating.py calls the same",
     "docker build -t acorn .": "needs an engine; test_render.py lints the Dockerfile",
 }
 
