@@ -3,7 +3,6 @@
 Imports no JAX, so that `--help` is instant.
 """
 
-import dataclasses
 import difflib
 import errno
 import functools
@@ -15,6 +14,7 @@ import pkgutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,13 @@ from . import commands
 from .config import PRESETS, Config, validate
 from .errors import Exit, UserError
 from .records import store
-from .run_config import check_settings, flatten, from_dict, to_dict
+from .run_config import RETIRED, check_settings, flatten, from_dict, to_dict
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+PATH_ERRORS = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 CONFIG = "--config"
+
+log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -56,10 +59,14 @@ def run(argv: list[str]) -> tuple[int, str]:
     except KeyboardInterrupt:
         return Exit.INTERRUPTED, "interrupted by the user"
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
+        if error.errno not in DISK_ERRORS + PATH_ERRORS:
             traceback.print_exc()
             return Exit.BUG, repr(error)
-        shown = UserError(got=error, expected="room and the right to write", do="correct that path")
+        shown = UserError(
+            got=error,
+            expected="a path with room, and the right to write",
+            do="free space there, or give another path",
+        )
     except Exception as error:
         traceback.print_exc()
         return Exit.BUG, repr(error)
@@ -83,23 +90,30 @@ def parse(argv: list[str]) -> functools.partial[int]:
     prog, wanted = f"{_program()} {name}", _settings_of(command)
     if not wanted:
         return tyro.cli(_binder(command, {}), args=rest, prog=prog)
-    base, rest = find_base(rest)
-    names = ", ".join(PRESETS)
-    about = (
-        f"PRESET, the settings that options change, is one of {names}. {CONFIG} FILE takes those"
-    )
-    about += " of a config.json; --run-dir DIR alone those of that run, if it has begun."
-    return tyro.cli(
-        _binder(command, {part: _part(base, part) for part in wanted}, base),
+    base, origin, rest = find_base(rest, "config" in wanted)
+    if {"-h", "--help"} & {*rest}:  # an error would show the whole of it too
+        prog += f" [PRESET | {CONFIG} FILE]"
+    about = f"PRESET, the settings that options change, is one of {', '.join(PRESETS)}. "
+    about += f"{CONFIG} FILE takes those of a config.json"
+    if "config" in wanted:
+        about += ", its --run-dir too; --run-dir DIR alone those of that run, if it has begun"
+    bound = tyro.cli(
+        _binder(command, {name: _part(base, name, of) for name, of in wanted.items()}, base),
         args=rest,
-        prog=f"{prog} [PRESET | {CONFIG} FILE]",
-        description=f"{inspect.getdoc(command)}\n\n{about}",
+        prog=prog,
+        description=f"{inspect.getdoc(command)}\n\n{about}.",
     )
+    log.info("settings: %s", origin)
+    return bound
 
 
-def find_base(rest: list[str]) -> tuple[Config, list[str]]:
-    """The settings that a command line starts from, and its words without what names them."""
-    default = check_settings(PRESETS[next(iter(PRESETS))]())
+def find_base(rest: list[str], of_run: bool = True) -> tuple[Config, str, list[str]]:
+    """The settings that a command line starts from, where they are from, and the other words.
+
+    of_run: whether they may be those of the run in --run-dir.
+    """
+    first = next(iter(PRESETS))
+    default = check_settings(PRESETS[first]())
     word = rest[0] if rest and not rest[0].startswith("-") else None
     file, rest = _take_option(rest[word is not None :], CONFIG)
     if word is not None and word not in PRESETS:
@@ -115,11 +129,16 @@ def find_base(rest: list[str]) -> tuple[Config, list[str]]:
             do="leave one out; options change single settings of the other",
         )
     if word is not None:
-        return check_settings(PRESETS[word]()), rest
+        return check_settings(PRESETS[word]()), f"preset {word}", rest
     if file is not None:
-        return read_config(Path(file), default), rest
-    begun = Path(_take_option(rest, "--run-dir")[0] or os.devnull) / "config.json"
-    return read_config(begun, default) if store.exists(begun) else default, rest
+        return read_config(Path(file), default), file, rest
+    folder = _take_option(rest, "--run-dir")[0] if of_run else None
+    if folder is None:
+        return default, f"preset {first}", rest
+    begun = Path(folder) / "config.json"
+    if store.exists(begun):
+        return read_config(begun, default), str(begun), rest
+    return default, f"preset {first}; {folder} has not begun", rest
 
 
 def read_config(path: Path, default: Config) -> Config:
@@ -134,7 +153,8 @@ def read_config(path: Path, default: Config) -> Config:
             do=f"correct the file, or name another one with {CONFIG}",
         ) from error
     known = to_dict(default)
-    if unknown := [name for name in flat if name not in known]:
+    unknown = [n for n in flat if n not in known and (n, flat[n]) not in RETIRED.items()]
+    if unknown:
         near = ", ".join(_near(name, list(known), listed=False) for name in unknown)
         raise UserError(
             got=f"{path} with {', '.join(unknown)}",
@@ -154,14 +174,25 @@ def find_commands() -> dict[str, Callable[..., int]]:
     return {n.replace("_", "-"): getattr(module, n) for n, module in modules.items()}
 
 
-def _settings_of(command: Callable[..., int]) -> list[str]:
+def _settings_of(command: Callable[..., int]) -> dict[str, Any]:
     """The parameters of a command that are the configuration, or a part of it such as `data`."""
-    parts = {field.name for field in dataclasses.fields(Config)} | {"config"}
-    return [name for name in inspect.signature(command).parameters if name in parts]
+    parts = {field.name for field in fields(Config)} | {"config"}
+    found = inspect.signature(command).parameters.items()
+    return {name: parameter.annotation for name, parameter in found if name in parts}
 
 
-def _part(config: Config, name: str) -> Any:
-    return config if name == "config" else getattr(config, name)
+def _part(config: Config, name: str, of_type: Any) -> Any:
+    """The configuration or a part of it; of a part, the fields that a command asks for."""
+    if name == "config":
+        return config
+    part = getattr(config, name)
+    return of_type(**{field.name: getattr(part, field.name) for field in fields(of_type)})
+
+
+def _with_parts(config: Config, parts: dict[str, Any]) -> Config:
+    """The configuration with the values of parts, which may lack fields."""
+    whole = {name: replace(getattr(config, name), **vars(part)) for name, part in parts.items()}
+    return replace(config, **whole)
 
 
 def _binder(
@@ -175,9 +206,7 @@ def _binder(
     @functools.wraps(command)
     def bind(**given: Any) -> functools.partial[int]:
         if base is not None:
-            validate(
-                given.get("config") or dataclasses.replace(base, **{p: given[p] for p in parts})
-            )
+            validate(given.get("config") or _with_parts(base, {p: given[p] for p in parts}))
         return functools.partial(command, **given)
 
     bind.__signature__ = inspect.signature(functools.partial(command, **parts))  # type: ignore

@@ -68,6 +68,9 @@ class Workload:
     """That formula in words."""
     identity: dict[str, Any] = field(default_factory=dict)
     """What a resume must match beyond the configuration, e.g. the hash of the data."""
+    tunable: dict[str, Any] = field(default_factory=dict)
+    """What a resume may change beyond the settings, e.g. one worked out from others; manifest and
+    report list a change."""
     means: tuple[str, ...] = ("loss",)
     """Metrics whose record is the mean over the steps since the last record."""
     nonfinite: Literal["stop", "skip", "allow"] = "stop"

@@ -6,8 +6,10 @@ Imports no JAX, so that `--help` is instant and platform flags can still be set.
 import dataclasses
 import functools
 import math
+import operator
 import os
 import re
+import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,9 +28,11 @@ def setting(
 ) -> Any:
     """A field with its bounds, and whether a resume may change it.
 
-    Where no `least` is given, a whole number is at least 1 and any other number is above 0.
+    Without `least`, a field whose default is above 0 stays above 0. A plain field, made without
+    this, takes every value of its type.
     """
-    bounds = {"least": least, "most": most, "below": below}
+    is_positive = least is None and isinstance(default, int | float) and default > 0
+    bounds = {"above": 0 if is_positive else None, "least": least, "most": most, "below": below}
     return dataclasses.field(default=default, metadata=bounds | {"resume": resume})
 
 
@@ -39,6 +43,15 @@ identity = functools.partial(setting, resume="equal")
 # Concerns only steps to come: a resume may change it, and manifest and report list the change.
 tunable = functools.partial(setting, resume="listed")
 
+
+# Mark of a field -> its words, and the comparison that a value passes.
+BOUNDS = (
+    ("above", "more than", operator.gt),
+    ("least", "at least", operator.ge),
+    ("most", "at most", operator.le),
+    ("below", "less than", operator.lt),
+)
+PLAIN = (bool, int, float, str, type(None))  # what JSON gives back as it was
 
 # Removed identity fields -> the value that the code without them implements.
 RETIRED: dict[str, Any] = {}
@@ -51,20 +64,21 @@ class RunConfig:
     """Folder, length and intervals of a run."""
 
     run_dir: str = "runs/default"  # config, metrics, checkpoints, plots and report go here
-    steps: int = tunable(1000)  # stop at this step; a larger number continues a finished run
+    # Stop at this step. A larger number continues a finished run; a schedule that ends with the run
+    # then ends later, so that the rate changes at once.
+    steps: int = tunable(1000)
     seed: int = identity(0, least=0, most=2**32 - 1)  # of initial values, order of the data, noise
-    log_every_steps: int = 10  # a line in metrics.jsonl; its means are over these steps
+    log_every_steps: int = setting(10)  # a line in metrics.jsonl; its means are over these steps
     eval_every_steps: int = setting(100, least=0)  # held-out figures; 0 = only at the end
     save_every_steps: int = setting(100, least=0)  # checkpoint; 0 = only at the end
     artifacts_every_steps: int = setting(0, least=0)  # images or text; 0 = only at the end
     keep_checkpoints: int = setting(2, least=0)  # the newest ones; 0 = all
-    max_skipped_steps: int = 10  # stop after so many skipped steps in a row
-    hang_timeout_s: float = setting(
-        1800.0, least=0
-    )  # exit 43 after so long without progress; 0 = off
-    prefetch_workers: int = 1  # threads that make batches ahead of need
+    max_skipped_steps: int = setting(10)  # stop after so many skipped steps in a row
+    # Exit with 43 after so long without progress; 0 = off.
+    hang_timeout_s: float = setting(1800.0, least=0)
+    prefetch_workers: int = setting(1)  # threads that make batches ahead of need
     profile_at_step: int = setting(0, least=0)  # write a profiler trace from this step on; 0 = off
-    profile_steps: int = 3  # length of that trace
+    profile_steps: int = setting(3)  # length of that trace
     trackers: tuple[str, ...] = ("tensorboard",)  # also: wandb mlflow
 
 
@@ -73,8 +87,8 @@ class MeshConfig:
     """Devices along each mesh axis; the product is the device count of all processes."""
 
     data: int = setting(-1, least=-1)  # replicas; -1 = all devices that the others leave
-    fsdp: int = 1  # replicas that share parameters and optimizer state
-    tensor: int = 1  # splits the matrices of each layer
+    fsdp: int = setting(1)  # replicas that share parameters and optimizer state
+    tensor: int = setting(1)  # splits the matrices of each layer
 
 
 def job_variables() -> tuple[str, int, int] | None:
@@ -99,12 +113,12 @@ def check_settings[T](config: T, prefix: str = "") -> T:
 
     tyro checks types and choices of a command line alone; presets and files come here.
     """
-    types = typing.get_type_hints(type(config))
+    hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         name, value = prefix + field.name, getattr(config, field.name)
         if dataclasses.is_dataclass(value):
             check_settings(value, f"{name}.")
-        elif (expected := _complaint(value, types[field.name], field.metadata)) is not None:
+        elif (expected := _complaint(value, hints[field.name], field.metadata)) is not None:
             raise UserError(
                 got=option(name, value), expected=expected, do="correct it, or leave it out"
             )
@@ -114,24 +128,39 @@ def check_settings[T](config: T, prefix: str = "") -> T:
 def _complaint(value: Any, of_type: Any, bounds: Mapping[str, Any]) -> str | None:
     """What a value should be, or None."""
     of_type = getattr(of_type, "__value__", of_type)  # of a `type` alias
-    kind = typing.get_origin(of_type) or of_type
-    if kind is Literal:
-        choices = typing.get_args(of_type)
-        return None if value in choices else f"one of {', '.join(map(str, choices))}"
-    kinds = (int, float) if kind is float else kind
-    if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
-        return f"a value of type {kind.__name__}"
-    if kind not in (int, float):
+    if not _is_of(value, of_type):
+        if typing.get_origin(of_type) is Literal:
+            return f"one of {', '.join(map(str, typing.get_args(of_type)))}"
+        return f"a value of type {of_type.__name__ if isinstance(of_type, type) else of_type}"
+    if not all(isinstance(v, PLAIN) for v in (value if isinstance(value, tuple) else (value,))):
+        return "a bool, int, float, str, None or a tuple of them: config.json holds it"
+    if not bounds or isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    least, most, below = (bounds.get(name) for name in ("least", "most", "below"))
-    least = 1 if least is None and kind is int else least
     if not math.isfinite(value):
         return "a finite number"
-    if value < least if least is not None else value <= 0:
-        return "more than 0" if least is None else f"at least {least}"
-    if most is not None and value > most:
-        return f"at most {most}"
-    return None if below is None or value < below else f"less than {below}"
+    for name, words, holds in BOUNDS:
+        if (bound := bounds.get(name)) is not None and not holds(value, bound):
+            return f"{words} {bound}"
+    return None
+
+
+def _is_of(value: Any, of_type: Any) -> bool:
+    """Whether a value is of a type, as far as a field of settings may name one."""
+    of_type = getattr(of_type, "__value__", of_type)
+    origin, args = typing.get_origin(of_type), typing.get_args(of_type)
+    if origin is Literal:
+        return value in args
+    if origin in (typing.Union, types.UnionType):
+        return any(_is_of(value, arg) for arg in args)
+    if origin is tuple and isinstance(value, tuple):
+        each = args[:1] * len(value) if args[-1] is ... else args
+        return len(each) == len(value) and all(map(_is_of, value, each))
+    of_type = origin or of_type
+    if of_type is Any or not isinstance(of_type, type):
+        return True
+    if isinstance(value, bool):
+        return of_type is bool
+    return isinstance(value, (int, float) if of_type is float else of_type)
 
 
 def option(name: str, value: Any) -> str:
@@ -140,7 +169,8 @@ def option(name: str, value: Any) -> str:
     if isinstance(value, bool):
         before, dot, last = words.rpartition(".")
         return f"--{before}{dot}{'' if value else 'no-'}{last}"
-    return f"--{words} {value}"
+    values = value if isinstance(value, tuple | list) else [value]
+    return " ".join([f"--{words}", *map(str, values)])
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -157,7 +187,8 @@ def from_dict[T](default: T, flat: dict[str, Any], prefix: str = "") -> T:
         if dataclasses.is_dataclass(value):
             values[field.name] = from_dict(value, flat, f"{name}.")
         elif name in flat:
-            values[field.name] = tuple(flat[name]) if isinstance(value, tuple) else flat[name]
+            found = flat[name]
+            values[field.name] = tuple(found) if isinstance(found, list) else found
     return dataclasses.replace(default, **values)  # type: ignore[type-var]
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from .errors import UserError
-from .run_config import MeshConfig, RunConfig, check_settings, identity
+from .run_config import MeshConfig, RunConfig, check_settings, identity, setting
 from .text.settings import DataConfig
 from .training.optim_config import OptimConfig
 
@@ -35,7 +35,7 @@ class ModelConfig:
     compute_dtype: Literal["auto", "bfloat16", "float32"] = "auto"  # auto: bf16 off the CPU
     attention: Literal["auto", "xla", "cudnn"] = "auto"  # auto: cuDNN on NVIDIA GPUs
     remat: Literal["none", "dots", "full"] = "none"  # what the backward pass computes again
-    scan_unroll: int = 1  # layers a scan iteration holds; = layers unrolls the loop
+    scan_unroll: int = setting(1)  # layers a scan iteration holds; = layers unrolls the loop
 
 
 @dataclass(frozen=True)

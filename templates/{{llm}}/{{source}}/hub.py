@@ -94,10 +94,14 @@ def hub_config(learner: Learner) -> dict[str, Any]:
 
 
 def unknown_parts(learner: Learner) -> list[str]:
-    """Parameters of a layer that the Hub's architecture does not have, or that it lacks here."""
-    norms = {"query_norm", "key_norm"}
-    known = {*NAMES} - (set() if learner.config.model.qk_norm else norms)
-    return sorted(known ^ set(nnx.to_pure_dict(learner.declared)["blocks"]))
+    """Parameters that the Hub's architecture does not have, or that it has and the model lacks.
+
+    Other mathematics on the same parameters is not seen here.
+    """
+    c, declared = learner.config.model, nnx.to_pure_dict(learner.declared)
+    whole = {"embedding", "blocks", "final_norm"} | (set() if c.tied_embeddings else {"head"})
+    layer = {*NAMES} - (set() if c.qk_norm else {"query_norm", "key_norm"})
+    return sorted((whole ^ set(declared)) | (layer ^ set(declared.get("blocks", {}))))
 
 
 def hub_tensors(learner: Learner, params: Mapping[str, Any]) -> dict[str, np.ndarray]:

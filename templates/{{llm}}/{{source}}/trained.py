@@ -70,10 +70,11 @@ class Trained:
         Ids are those of a row: at most `seq_len`, BOS first, as `encode` gives them.
         """
         row, most, vocab_size = np.asarray(ids), self._seq_len, self.learner.vocab_size
-        if not (0 < row.size <= most and row.min() >= 0 and row.max() < vocab_size):
+        is_row = row.ndim == 1 and 0 < row.size <= most
+        if not (is_row and row.min() >= 0 and row.max() < vocab_size):
             raise UserError(
-                got=f"{row.size} ids {row}",
-                expected=f"1 to {most} ids, each from 0 to {vocab_size - 1}",
+                got=f"{row.size} ids {row} of shape {row.shape}",
+                expected=f"one axis of 1 to {most} ids, each from 0 to {vocab_size - 1}",
                 do="cut the ids to the length of a row; `encode` makes them from a text",
             )
         padded = np.pad(row, (0, most - len(row)))[None].astype(np.int32)  # one compilation
@@ -136,18 +137,21 @@ def open_run(run_dir: str | Path) -> Trained:
     saved = find_saved(run_dir, Config())
     config, identity = saved.config, saved.manifest["identity"]
     given, places = config.data.prepared_dir, [*Path(run_dir).absolute().parents, Path()]
-    folder = next((str(p / given) for p in places if (p / given).is_dir()), given)
+    found = [str(place / given) for place in places if (place / given).is_dir()] or [given]
+    texts, wanted = [read_manifest(folder) for folder in found], identity["tokenizer_sha256"]
+    fits = [text.tokenizer_sha256 == wanted for text in texts]
+    nearest = fits.index(True) if any(fits) else 0
+    folder, text = found[nearest], texts[nearest]
     config = replace(
         config,
         # The kernel is chosen for these devices; the packing stays that of the training.
         model=replace(config.model, attention="auto"),
         data=replace(config.data, packing=identity["data.packing"], prepared_dir=folder),
     )
-    text = read_manifest(folder)
-    if text.tokenizer_sha256 != identity["tokenizer_sha256"]:
+    if not any(fits):
         raise UserError(
             got=f"tokenizer {text.tokenizer_sha256[:12]} in {folder}",
-            expected=f"{identity['tokenizer_sha256'][:12]}, which {saved.path} was trained with",
+            expected=f"{wanted[:12]}, which {saved.path} was trained with",
             do="prepare the text again with that run's --data settings",
         )
     learner = make_learner(config, text.vocab_size, text.bos_id)

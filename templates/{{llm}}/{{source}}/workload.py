@@ -17,7 +17,7 @@ from .generate import make_artifacts
 from .runtime.distributed import barrier
 from .step import Learner, flops_per_token, init_state, make_learner, train_step
 from .text.prepare import prepare
-from .text.settings import DataConfig
+from .text.settings import TextConfig
 from .text.shards import open_split, open_tokenizer, read_manifest
 from .text.tokenizer import ByteTokenizer, JsonTokenizer
 from .training.axes import spec
@@ -72,6 +72,11 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
             "corpus_sha256": manifest.corpus_sha256,
             "data.packing": learner.packing,
         },
+        # As worked out from --steps where they follow it.
+        tunable={
+            f"optim.{name}": getattr(learner.config.optim, name)
+            for name in ("horizon_steps", "warmup_steps")
+        },
     )
 
 
@@ -105,7 +110,7 @@ def _on_shapes(learner: Learner, mesh: Mesh) -> Workload:
     )
 
 
-def vocabulary(data: DataConfig) -> tuple[int, int]:
+def vocabulary(data: TextConfig) -> tuple[int, int]:
     """Size and BOS of the vocabulary by the settings alone; needs no prepared text."""
     if data.tokenizer == "bpe":
         return data.vocab_size, 0

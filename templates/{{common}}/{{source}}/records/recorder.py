@@ -6,6 +6,7 @@ Only process 0 writes; the others sum the same metrics, which every checkpoint h
 import logging
 import math
 import statistics
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from .summary import facts, ranked, size
 from .trackers import make_trackers
 
 log = logging.getLogger(__name__)
+DRAWING_S = 10.0  # the longest wait for the plots of a run that was stopped
 
 
 class Recorder:
@@ -147,7 +149,6 @@ class Recorder:
             "mfu_formula": formula,
             "peak_memory_bytes": _peak_memory_bytes(),
         }
-        last = {("skipped_steps" if k == "skipped" else k): v for k, v in last.items()}
         measured = {k: v for k, v in last.items() if k not in (*summary, "step")}
         # What the kind says comes first: its figures lead the held-out ones.
         whole = summary_extra | summary | measured | size(self._dir) | attempts | summary_extra
@@ -164,17 +165,26 @@ class Recorder:
             log.warning("no plots or report: %s", error)
 
     def stopped(self, step: int) -> None:
-        """Draw plots and report of a run that was stopped and saved; a failure is a warning."""
+        """Draw plots and report of a run that was stopped and saved; a failure is a warning.
+
+        It takes `DRAWING_S` at most, since a host that is reclaimed is killed half a minute after
+        SIGTERM, and reads no profiler trace: `report` does.
+        """
         self.close()
         if not self._primary:
             return
-        self._clock.save(self._dir / "attempts.jsonl", step)
-        if _is_summarised(self._dir, step):  # from before a step back: it would pass for the end
-            store.remove(self._dir / "summary.json")
+        drawing = threading.Thread(target=self._draw_stopped, args=(step,), daemon=True)
+        drawing.start()
+        drawing.join(DRAWING_S)
+
+    def _draw_stopped(self, step: int) -> None:
         try:
+            self._clock.save(self._dir / "attempts.jsonl", step)
+            if _is_summarised(self._dir, step):  # from before a step back: it would pass as the end
+                store.remove(self._dir / "summary.json")
             from .report import write_report
 
-            print(f"report: {write_report(self._dir)}")
+            print(f"report: {write_report(self._dir, traces=False)}")
         except Exception as error:  # the save is what counts
             log.warning("no plots or report: %s: %s", type(error).__name__, error)
 

@@ -46,8 +46,11 @@ ARTIFACTS = 3  # of each name, the last ones
 CARDS = 8
 
 
-def write_report(run_dir: Path) -> Path:
-    """Draw DIR/plots and write DIR/report.html from the files in DIR; a missing one is left out."""
+def write_report(run_dir: Path, *, traces: bool = True) -> Path:
+    """Draw DIR/plots and write DIR/report.html from the files in DIR; a missing one is left out.
+
+    traces: whether to list the operations of a profiler trace, which takes long to read.
+    """
     (summary, is_finished), run_config = figures(run_dir), facts(run_dir / "config.json")
     provenance = run_config.get("provenance", {})
     about = ("template", "git_commit", "device_kind", "devices", "processes")
@@ -69,7 +72,9 @@ def write_report(run_dir: Path) -> Path:
         ),
         _section("Changed on resume", _changes(run_config.get("changes", [])), ""),
         _section("Where the time went", _bar(spent), ""),
-        _section("Longest operations of the profiler trace", _operations(run_dir), ""),
+        _section(
+            "Longest operations of the profiler trace", _operations(run_dir) if traces else "", ""
+        ),
         _section("Warnings", _preformatted(_warnings(run_dir)), ""),
         _details("Summary", _values(summary), "open"),
         _details("Configuration", _table(flatten(run_config.get("config", {})).items())),

@@ -27,7 +27,8 @@ def ranked(figures: Record, means: Iterable[str]) -> Record:
         name = "_per_s" if name.endswith("_per_s") else name
         return 0 if name.startswith("heldout_") else rank.get(name, len(rank) + 1)
 
-    found = {name: plain(value) for name, value in figures.items()}
+    # A record has `skipped` beside other figures of its step; here its unit is missing.
+    found = {"skipped_steps" if n == "skipped" else n: plain(v) for n, v in figures.items()}
     return {name: found[name] for name in sorted(found, key=place)}
 
 

@@ -13,7 +13,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,10 @@ class Checkpoints:
         free = about["config"].keys() - about["identity"]
         saved = {n: v for n, v in manifest["identity"].items() if n not in free}
         _check_identity(path, saved, about["identity"], defaults)
-        _check_tree(path, manifest["tree"], describe_tree(abstract))
+        before, now = manifest["config"], about["config"]
+        other = [n for n in before if n[:4] != "run." and now.get(n, before[n]) != before[n]]
+        settings = [option(n, before[n]) for n in other]
+        _check_tree(path, manifest["tree"], describe_tree(abstract), settings)
         return load(path, abstract), manifest
 
     def newest(self, *, repair: bool = True) -> tuple[Path, dict[str, Any]] | None:
@@ -244,7 +247,10 @@ def _check_identity(
         )
 
 
-def _check_tree(path: Path, saved: dict[str, str], ours: dict[str, str]) -> None:
+def _check_tree(
+    path: Path, saved: dict[str, str], ours: dict[str, str], settings: Iterable[str] = ()
+) -> None:
+    """`settings`: those of the checkpoint that are others now."""
     names = sorted(n for n in saved | ours if saved.get(n) != ours.get(n))
     if names:
         some = "; ".join(f"{n}: {ours.get(n, 'nothing')}" for n in names[:4])
@@ -252,7 +258,9 @@ def _check_tree(path: Path, saved: dict[str, str], ours: dict[str, str]) -> None
             got=f"a state with {some} ({len(names)} arrays differ)",
             expected="; ".join(f"{n}: {saved.get(n, 'nothing')}" for n in names[:4])
             + f", as in {path}",
-            do="the code that makes the state has changed: undo that, or take another --run-dir",
+            do="the code that makes the state has changed, or a setting: undo that"
+            + "".join(f" ({words} was it)" for words in settings)
+            + ", or take another --run-dir",
         )
 
 

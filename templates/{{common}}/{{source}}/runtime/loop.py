@@ -17,7 +17,7 @@ from ..contract import Beat, Metrics, Outputs, State, Workload
 from ..errors import Exit, UserError
 from ..records import provenance, store, telemetry
 from ..records.recorder import Recorder, reported
-from ..run_config import RunConfig, identity_of, to_dict, tunables_of
+from ..run_config import RunConfig, identity_of, option, to_dict, tunables_of
 from .checkpoint import Checkpoints
 from .compiled import abstract_state, count_parameters, describe_state, initialise, jit_step
 from .distributed import StopRequest, Watch, all_agree, barrier
@@ -36,6 +36,7 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     clock, compilations = telemetry.Clock(), CompileCount()
     about: dict[str, Any] = {
         "identity": identity_of(config) | workload.identity,
+        "tunable": tunables_of(config) | workload.tunable,
         "config": to_dict(config),
         "provenance": provenance.collect(),
     }
@@ -45,9 +46,10 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     state, manifest, shardings = _first_state(workload, config, mesh, about, checkpoints, clock)
     first, cursor = int(state["step"]), manifest.get("cursor", 0)
     newest: dict[str, float] = manifest.get("newest", {})
-    changes = list_changes(manifest, config, first)
+    changes = list_changes(manifest, about["tunable"], first)
     about |= {
-        "command": manifest.get("command", provenance.command_line()),
+        # None: begun before 0.3.0, which was the first to note it.
+        "command": manifest.get("command") if manifest else provenance.command_line(),
         "changes": [*manifest.get("changes", []), *changes],
     }
     # Judged again, because `done` may have changed since.
@@ -73,10 +75,14 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
         if mesh.size > 1:
             log.info("%s", describe_shards(state))
         log.info("%s at step %d", "resumed" if manifest else "starting", first)
-        if manifest:
+        if manifest and about["command"]:
             log.info("begun with: %s", about["command"])
         for change in changes:
-            log.info("from here on, %(setting)s is %(to)s, not %(from)s", change)
+            keeps = option(change["setting"], change["from"])
+            log.info(
+                "from here on, %(setting)s is %(to)s, not %(from)s, which %(keeps)s keeps",
+                change | {"keeps": keeps},
+            )
     barrier("outputs cut")
 
     # ---- the step, compiled once ----
@@ -170,12 +176,14 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     return Exit.DONE
 
 
-def list_changes(manifest: dict[str, Any], config: Any, step: int) -> list[dict[str, Any]]:
-    """The settings that a resume changes, of those that concern steps to come alone."""
-    before = manifest.get("config", {})
+def list_changes(
+    manifest: dict[str, Any], tunable: dict[str, Any], step: int
+) -> list[dict[str, Any]]:
+    """What a resume changes of that which concerns steps to come alone."""
+    before = manifest.get("config", {}) | manifest.get("tunable", {})
     return [
         {"step": step, "setting": name, "from": before[name], "to": value}
-        for name, value in tunables_of(config).items()
+        for name, value in tunable.items()
         if name in before and before[name] != value
     ]
 

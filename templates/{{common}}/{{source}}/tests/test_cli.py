@@ -5,6 +5,7 @@ import inspect
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from .. import cli
 from ..config import PRESETS, Config
 from ..errors import Exit, UserError
 from ..records import store
-from ..run_config import to_dict
+from ..run_config import RETIRED, to_dict
 
 COMMANDS = cli.find_commands()
 FOLDER = Path(__file__).parents[1]
@@ -79,7 +80,7 @@ def test_a_run_goes_on_with_the_settings_that_it_began_with(tmp_path: Path) -> N
             '{"run": {"stepz": 4}}',
             r"with run.stepz\nexpected: names of settings .*did you mean run.steps",
         ),
-        ('{"run.steps": 0}', r"--steps 0\nexpected: at least 1"),
+        ('{"run.steps": 0}', r"--steps 0\nexpected: more than 0"),
     ],
 )
 def test_a_file_of_settings_that_cannot_be_taken(
@@ -98,7 +99,7 @@ def test_a_file_of_settings_that_cannot_be_taken(
         (["--config"], "expected: --config VALUE"),
         (["--config="], "JSON"),
         (["--steps", "3", "--config", "nowhere/x.json"], "nowhere/x.json"),
-        (["--steps", "0"], "--steps 0\nexpected: at least 1"),
+        (["--steps", "0"], "--steps 0\nexpected: more than 0"),
     ],
 )
 def test_command_lines_that_are_refused(argv: list[str], words: str) -> None:
@@ -109,11 +110,41 @@ def test_command_lines_that_are_refused(argv: list[str], words: str) -> None:
 def test_the_help_of_a_command_shows_where_its_settings_come_from(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with pytest.raises(SystemExit):
-        cli.parse([TRAIN, "--help"])
-    shown = " ".join(capsys.readouterr().out.split())
-    assert f"{TRAIN} [PRESET | --config FILE]" in shown
-    assert all(name in shown for name in PRESETS)
+    sources = f"{TRAIN} [PRESET | --config FILE]"
+    for argv, out in ((["--help"], True), (["--stepz", "3"], False)):
+        with pytest.raises(SystemExit):
+            cli.parse([TRAIN, *argv])
+        shown = " ".join(" ".join(capsys.readouterr()).split())
+        assert (sources in shown) is out  # an error advises a command that can be typed
+        assert all(name in shown for name in PRESETS) is out
+
+
+def test_a_start_says_where_its_settings_are_from(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.write_json(tmp_path / "config.json", {"config": to_dict(PRESETS[LAST]())})
+    for argv, origin in (
+        ([], f"preset {PRESET}"),
+        ([LAST], f"preset {LAST}"),
+        (["--run-dir", str(tmp_path)], str(tmp_path / "config.json")),
+        (["--config", str(tmp_path / "config.json")], str(tmp_path / "config.json")),
+        (["--run-dir", str(tmp_path / "tpyo")], f"preset {PRESET}; {tmp_path}/tpyo has not begun"),
+    ):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            config_of(*argv)
+        assert caplog.messages == [f"settings: {origin}"]
+
+
+def test_a_file_may_hold_what_the_code_does_as_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RETIRED, "run.thinning", 1)
+    for value, taken in ((1, True), (2, False)):
+        store.write_json(tmp_path / "mine.json", {"run.thinning": value})
+        context = nullcontext() if taken else pytest.raises(UserError, match=r"run\.thinning")
+        with context:
+            config_of("--config", str(tmp_path / "mine.json"))
 
 
 def test_help_lists_everything_and_imports_no_jax(capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,6 +165,8 @@ def test_help_lists_everything_and_imports_no_jax(capsys: pytest.CaptureFixture[
             2,
             "got:      [Errno 28] No space left: '/x'",
         ),
+        (OSError(errno.ENOTDIR, "Not a directory", "/x"), 2, "expected: a path with room"),
+        (FileExistsError(errno.EEXIST, "File exists", "/x"), 2, "do:    free space there, or give"),
         (OSError(errno.EPIPE, "broken"), 1, "Traceback"),
         (ValueError("ours"), 1, "Traceback"),
         (KeyboardInterrupt(), 130, ""),

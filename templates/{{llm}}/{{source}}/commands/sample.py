@@ -12,7 +12,16 @@ def sample(
     top_p: float = 0.95,
     seed: int = 0,
 ) -> int:
-    """Write text from the newest checkpoint; with no prompt, from the start of a document."""
+    """Write text from the newest checkpoint; with no prompt, from the start of a document.
+
+    Args:
+        run_dir: the folder of the run
+        prompt: the text to go on from
+        chars: the most characters to write; the end of a document ends it earlier
+        temperature: divides the logits before a token is drawn; 0 = always the likeliest token
+        top_p: draw among the likeliest tokens that together have this probability; 1 = all
+        seed: the same seed writes the same text
+    """
     from ..runtime.start import start
     from ..trained import open_run
 

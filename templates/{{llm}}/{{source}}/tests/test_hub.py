@@ -130,6 +130,17 @@ def test_a_logit_cap_is_refused() -> None:
         hub_config(learner)
 
 
+def test_parameters_beside_the_layers_are_compared_too() -> None:
+    learner, _ = make(QWEN)
+    declared = nnx.to_pure_dict(learner.declared)
+    more = replace(learner, declared=nnx.State(declared | {"positions": declared["embedding"]}))
+    assert "positions" in unknown_parts(more)
+    with pytest.raises(UserError, match="positions"):
+        hub_config(more)
+    untied = replace(learner.config, model=replace(QWEN, tied_embeddings=not QWEN.tied_embeddings))
+    assert "head" in unknown_parts(replace(learner, config=untied))
+
+
 def test_exported_tokenizer_gives_the_same_ids_after_bos(tmp_path: Path) -> None:
     text = "def f(x):\n\treturn '€', x  # naïve \0 \x7f\x85\n"
     (tmp_path / "own.json").write_text(train_bpe(iter([text * 3]), 300))

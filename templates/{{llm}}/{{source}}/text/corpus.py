@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ..errors import UserError
-from .settings import DataConfig
+from .settings import TextConfig
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 
@@ -63,7 +63,7 @@ def find_files(paths: tuple[str, ...]) -> dict[Path, str]:
     return {root / name: name for name in names if not name.startswith(GENERATED)}
 
 
-def read_documents(config: DataConfig) -> Iterator[Document]:
+def read_documents(config: TextConfig) -> Iterator[Document]:
     """Every document of the corpus, the unusable ones too. Texts are kept byte for byte."""
     files, name = find_files(config.paths), "the start"
     for path, file_name in files.items():
@@ -101,7 +101,7 @@ def _find(given: str) -> dict[Path, str]:
     return {p: p.relative_to(path).as_posix() if inside else p.name for p in files}
 
 
-def _read(path: Path, name: str, config: DataConfig, lone: bool) -> Iterator[Piece]:
+def _read(path: Path, name: str, config: TextConfig, lone: bool) -> Iterator[Piece]:
     if not config.paths:
         data, module = path.read_bytes(), name.split("/")[0].removesuffix(".py")
         yield name, data, len(data), module.encode()

@@ -19,7 +19,7 @@ from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 from ..errors import UserError
 from ..records import store
 from .corpus import Document, SplitName, find_files, is_chosen, read_documents
-from .settings import DataConfig
+from .settings import TextConfig
 from .shards import Manifest, Shard, open_tokenizer, read_manifest
 from .tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer, train_bpe
 
@@ -32,7 +32,7 @@ type Advance = Callable[[int], None]
 """Takes the number of corpus bytes (on disk) processed since the last call."""
 
 
-def prepare(config: DataConfig, *, show: bool = True) -> Manifest:
+def prepare(config: TextConfig, *, show: bool = True) -> Manifest:
     """Tokenize the corpus into `prepared_dir`, or return at once when that is done already.
 
     UserError when the folder holds another preparation, or a split would be empty.
@@ -83,7 +83,7 @@ def describe(manifest: Manifest) -> str:
     return "\n".join([*lines, f"corpus {manifest.corpus_sha256[:16]}, Python {manifest.python}"])
 
 
-def _request(config: DataConfig) -> dict[str, Any]:
+def _request(config: TextConfig) -> dict[str, Any]:
     """The settings that decide the result; `sources` is None if the files are not here."""
     sources: str | None = None
     try:
@@ -110,7 +110,7 @@ def _check_same(got: dict[str, Any], wanted: dict[str, Any], folder: Path) -> No
         )
 
 
-def _make_tokenizer(config: DataConfig, share: float, begin: Callable[[str], Advance]) -> Tokenizer:
+def _make_tokenizer(config: TextConfig, share: float, begin: Callable[[str], Advance]) -> Tokenizer:
     if config.tokenizer == "byte":
         return ByteTokenizer()
     path = Path(config.prepared_dir) / "tokenizer.json"
@@ -123,7 +123,7 @@ def _make_tokenizer(config: DataConfig, share: float, begin: Callable[[str], Adv
     return JsonTokenizer(path)
 
 
-def _bpe_texts(config: DataConfig, share: float, advance: Advance) -> Iterator[str]:
+def _bpe_texts(config: TextConfig, share: float, advance: Advance) -> Iterator[str]:
     for document in read_documents(config):
         advance(document.disk_bytes)
         if document.split == "train" and is_chosen(document.name.encode(), share):
@@ -131,7 +131,7 @@ def _bpe_texts(config: DataConfig, share: float, advance: Advance) -> Iterator[s
 
 
 def _write_shards(
-    config: DataConfig, manifest: Manifest, tokenizer: Tokenizer, advance: Advance
+    config: TextConfig, manifest: Manifest, tokenizer: Tokenizer, advance: Advance
 ) -> Manifest:
     folder, corpus = Path(config.prepared_dir), hashlib.sha256()
     done = {shard.source_sha256: shard for shard in manifest.shards}
@@ -167,7 +167,7 @@ def _write_shards(
 
 
 def _gather(
-    config: DataConfig, corpus: Any, unusable: dict[str, list[Any]]
+    config: TextConfig, corpus: Any, unusable: dict[str, list[Any]]
 ) -> Iterator[tuple[SplitName, list[Document]]]:
     """Usable documents of a split, about SHARD_BYTES of text at a time; the others are counted."""
     waiting: dict[SplitName, list[Document]] = {"train": [], "heldout": []}

@@ -11,16 +11,22 @@ type Packing = Literal["segments", "documents"]
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """Which text, how it becomes tokens, and how tokens become batches."""
+class TextConfig:
+    """Which text, and how it becomes tokens: all that `prepare` needs."""
 
     paths: tuple[str, ...] = ()  # .txt .jsonl(.gz) .parquet, folders, globs; none = Python's own
     text_field: str = "text"  # of JSON lines and parquet rows
     prepared_dir: str = "data/stdlib"  # token shards and their manifest
     tokenizer: str = "bpe"  # byte, bpe (trained on the corpus) or the path of a tokenizer.json
-    vocab_size: int = 4096  # of the BPE that is trained
+    vocab_size: int = setting(4096)  # of the BPE that is trained
     heldout_fraction: float = setting(0.06, below=1)  # of the documents' groups, by hash
+
+
+@dataclass(frozen=True)
+class DataConfig(TextConfig):
+    """The text, and how its tokens become batches."""
+
     seq_len: int = identity(256)  # tokens a row
     batch_size: int = identity(32)  # rows a step, over all devices
     packing: Literal["auto", "segments", "documents"] = "auto"  # by the kernel
-    eval_rows: int = 256  # held-out rows of an evaluation during training
+    eval_rows: int = setting(256)  # held-out rows of an evaluation during training

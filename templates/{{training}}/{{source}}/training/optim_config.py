@@ -4,7 +4,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ..run_config import identity, tunable
+from ..run_config import identity, setting, tunable
 from .schedule import ScheduleName
 
 
@@ -18,13 +18,13 @@ class OptimConfig:
     weight_decay: float = tunable(0.1, least=0)  # per unit of learning rate; matrices, embeddings
     beta1: float = tunable(0.9, least=0, below=1)
     beta2: float = tunable(0.95, least=0, below=1)
-    clip_norm: float = tunable(1.0, least=0)  # global gradient norm; 0 = off, from the first step
+    clip_norm: float = tunable(1.0, least=0)  # global norm; 0 = none in the whole run, 1e9 = off
     schedule: ScheduleName = tunable("cosine")
     horizon_steps: int = tunable(0, least=0)  # end of the schedule; 0 = --steps
     warmup_steps: int = tunable(20, least=0)  # at most half of --steps where the horizon is that
     cooldown_fraction: float = tunable(0.3, least=0, most=1)  # of the horizon, wsd only
     final_fraction: float = tunable(0.1, least=0)  # last learning rate / peak
-    micro_batches: int = 1  # gradient accumulation: parts that a batch is split into
+    micro_batches: int = setting(1)  # gradient accumulation: parts that a batch is split into
 
 
 def fit_schedule(config: OptimConfig, steps: int) -> OptimConfig:

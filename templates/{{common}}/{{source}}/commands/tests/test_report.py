@@ -14,7 +14,7 @@ from ..report import report
 def test_a_run_that_goes_on_is_drawn(tmp_path, capsys) -> None:
     lines = [json.dumps({"step": step, "loss": 1 / step}) + "\n" for step in (1, 2, 3)]
     (tmp_path / "metrics.jsonl").write_text("".join(lines))
-    assert report(run_dir=tmp_path) == Exit.DONE
+    assert report(run_dir=str(tmp_path)) == Exit.DONE
     assert capsys.readouterr().out == f"report: {tmp_path / 'report.html'}\n"
     assert "Not finished: at step 3" in (tmp_path / "report.html").read_text()
     assert (tmp_path / "plots" / "loss.png").exists()
@@ -24,7 +24,7 @@ def test_a_run_that_goes_on_is_drawn(tmp_path, capsys) -> None:
 def test_a_folder_that_is_no_run_is_refused_and_left_alone(tmp_path) -> None:
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(UserError, match="folder of a run"):
-            report(run_dir=folder)
+            report(run_dir=str(folder))
     assert not any(tmp_path.iterdir())
 
 

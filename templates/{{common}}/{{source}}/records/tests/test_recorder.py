@@ -4,6 +4,7 @@ import itertools
 import json
 import logging
 import math
+import threading
 from dataclasses import dataclass, field, replace
 
 import jax.numpy as jnp
@@ -188,9 +189,20 @@ def test_a_stopped_run_has_a_report_that_does_not_pass_for_the_end(tmp_path):
 def test_a_report_of_a_stopped_run_that_fails_is_a_warning(tmp_path, monkeypatch, caplog):
     recorder = recorder_of(tmp_path)
     recorder.step(4, values_of(4))
-    monkeypatch.setattr(report, "write_report", lambda run_dir: 1 / 0)
+    monkeypatch.setattr(report, "write_report", lambda run_dir, traces: 1 / 0)
     recorder.stopped(4)
     assert "no plots or report: ZeroDivisionError" in caplog.text
+
+
+def test_plots_that_take_too_long_do_not_hold_up_a_stop(tmp_path, monkeypatch):
+    drawn = threading.Event()
+    monkeypatch.setattr(report, "write_report", lambda run_dir, traces: drawn.wait(60))
+    monkeypatch.setattr(recorder_module, "DRAWING_S", 0.1)
+    recorder = recorder_of(tmp_path)
+    recorder.step(4, values_of(4))
+    recorder.stopped(4)
+    assert not drawn.is_set()
+    drawn.set()
 
 
 def test_a_trace_is_announced_once_where_it_is(tmp_path, caplog):

@@ -202,16 +202,20 @@ def test_a_resume_lists_what_it_changes_and_keeps_the_first_command(
     for steps, lag in ((5, 1.0), (9, 1.0), (9, 1.0), (12, 0.5)):
         monkeypatch.setattr(sys, "argv", ["/bin/acorn", "fit", "--steps", str(steps), "a b"])
         with caplog.at_level(logging.INFO):
-            go(dataclasses.replace(config_of(tmp_path, steps), lag=lag))
+            go(
+                dataclasses.replace(config_of(tmp_path, steps), lag=lag),
+                tunable={"horizon": max(steps, 9)},  # as worked out from the steps
+            )
     about = json.loads((tmp_path / "config.json").read_text())
     assert about["command"] == "acorn fit --steps 5 'a b'"
     assert about["changes"] == [
         {"step": 5, "setting": "run.steps", "from": 5, "to": 9},
         {"step": 9, "setting": "run.steps", "from": 9, "to": 12},
         {"step": 9, "setting": "lag", "from": 1.0, "to": 0.5},
+        {"step": 9, "setting": "horizon", "from": 9, "to": 12},
     ]
     assert "begun with: acorn fit --steps 5 'a b'" in caplog.text
-    assert "from here on, lag is 0.5, not 1.0" in caplog.text
+    assert "from here on, lag is 0.5, not 1.0, which --lag 1.0 keeps" in caplog.text
     assert "lag: 1.0 → 0.5" in (tmp_path / "report.html").read_text()
 
 
@@ -236,8 +240,12 @@ def test_another_state_is_refused(tmp_path: Path) -> None:
     def init(key: jax.Array) -> dict[str, jax.Array]:
         return workload.init(key) | {"ballast": jnp.zeros(3)}
 
-    with pytest.raises(UserError, match=r"\['ballast'\]: float32\[3\]"):
-        go(config_of(tmp_path, 9), init=init)
+    for changed, words in (
+        (config, "setting: undo that, or"),
+        (dataclasses.replace(config, lag=9.0), "--lag 1.0"),
+    ):
+        with pytest.raises(UserError, match=rf"(?s)\['ballast'\]: float32\[3\].*{words}"):
+            go(changed, init=init)
 
 
 def test_a_report_that_was_not_written_is_written_by_the_same_command(
@@ -256,9 +264,10 @@ def test_a_report_that_was_not_written_is_written_by_the_same_command(
 def test_a_stop_saves_first_then_draws_and_warns_of_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def draw(run_dir: Path) -> Path:
+    def draw(run_dir: Path, *, traces: bool) -> Path:
         assert (run_dir / "checkpoints" / "00000003" / "files-0.json").exists()
-        return real(run_dir)
+        assert not traces  # it takes long to read them
+        return real(run_dir, traces=traces)
 
     real = report.write_report
     stop = Exit.INTERRUPTED
@@ -276,7 +285,7 @@ def test_a_report_that_fails_does_not_change_how_a_stop_ends(
 ) -> None:
     stop = Exit.PREEMPTED
     monkeypatch.setattr(loop.StopRequest, "decide", lambda _, step: stop if step == 3 else None)
-    monkeypatch.setattr(report, "write_report", lambda run_dir: 1 / 0)
+    monkeypatch.setattr(report, "write_report", lambda run_dir, traces: 1 / 0)
     assert go(config_of(tmp_path, 9)) == stop
     assert "ZeroDivisionError" in (tmp_path / "warnings.log").read_text()
 

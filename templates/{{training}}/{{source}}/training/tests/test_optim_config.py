@@ -25,7 +25,7 @@ def test_a_short_run_is_warmed_up_for_half_of_it_at_most(steps: int, warmup: int
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("micro_batches", -1, "at least 1"),
+        ("micro_batches", -1, "more than 0"),
         ("clip_norm", -1.0, "at least 0"),  # would train uphill
         ("learning_rate", math.nan, "a finite number"),
         ("learning_rate", -0.1, "at least 0"),
