@@ -50,8 +50,8 @@ RECIPES = {
     "uv run acorn prepare": MINI_TEXT,
     "uv run acorn sample": "--chars 5",
     "uv run acorn evaluate": "",
-    "uv run acorn report": "--run-dir runs/mine",
-    "uv run acorn report --run-dir runs/demo": "",
+    "uv run acorn report": "",
+    "uv run acorn report --run-dir DIR": "--run-dir runs/mine",
     "uv run --with tensorboard tensorboard --logdir runs": "--inspect",  # instead of serving
     "uv run acorn export": "--to build/hub",
     "uv run acorn preflight": f"{MINI} {ONE_LAYER}",
@@ -68,7 +68,7 @@ RECIPES = {
 # Those that are not typed here -> why.
 ELSEWHERE = {
     "uv run pytest": "test_its_own_tests_pass types it",
-    "uvx xprof --logdir runs/demo/profile": "serves until it is stopped",
+    "uvx xprof --logdir DIR/profile": "serves until it is stopped",
     "uvx copier update --skip-answered": "would fetch the template; updating.py calls the same",
     "docker build -t acorn .": "needs an engine; test_render.py lints the Dockerfile",
 }

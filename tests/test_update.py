@@ -229,7 +229,7 @@ def test_a_release_that_moves_files_keeps_every_edit(
     conflicts = set(git(project, "diff", "--name-only", "--diff-filter=U").split())
     deleted = "records/tests/test_hardware.py"  # here; moved there
     assert conflicts <= {f"src/acorn/{name}" for name in (*EDITED.values(), deleted)}
-    assert len(conflicts) <= len(EDITED) // 2, "most edits are far from any change"
+    assert len(conflicts) <= 2 * len(EDITED) // 3, "git merges what is far from any change"
 
 
 def test_the_docs_give_the_same_commands() -> None:

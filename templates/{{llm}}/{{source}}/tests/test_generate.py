@@ -1,8 +1,8 @@
 """Writing text: the cache changes nothing; a run is opened as it was saved, and scores texts."""
 
 import contextlib
-import itertools
 import inspect
+import itertools
 import json
 import math
 import re

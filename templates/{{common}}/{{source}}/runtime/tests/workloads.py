@@ -3,14 +3,18 @@
 Its state is a chain, its batches are empty and its draws go to the output sink.
 """
 
+import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
 from ...contract import Metrics, Outputs, State, Workload
+from ...errors import Exit
 from ...run_config import MeshConfig, RunConfig, identity, tunable
-from ..sharding import Axes, spec
+from .. import loop
+from ..sharding import Axes, make_mesh, spec
 
 CHUNK, CHAINS, DIM = 5, 8, 2
 AXES: Axes = {"chains": ("data", "fsdp")}
@@ -58,3 +62,17 @@ def sampler(config: SamplerConfig) -> Workload:
         ),
         rate=("draws", CHUNK * CHAINS),
     )
+
+
+def config_of(
+    folder: Path, steps: int, mesh: MeshConfig | None = None, **run: object
+) -> SamplerConfig:
+    options = {"save_every_steps": 7, "log_every_steps": 1, "trackers": ()} | run
+    return SamplerConfig(
+        run=RunConfig(run_dir=str(folder), steps=steps, **options), mesh=mesh or MeshConfig()
+    )
+
+
+def go(config: SamplerConfig, **change: object) -> Exit:
+    workload = dataclasses.replace(sampler(config), **change)
+    return loop.run(workload, config, make_mesh(config.mesh))

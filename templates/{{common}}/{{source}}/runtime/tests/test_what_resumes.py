@@ -1,0 +1,76 @@
+"""What a resume refuses, and what it takes and lists."""
+
+import dataclasses
+import json
+import logging
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from ...errors import Exit, UserError
+from ...records import store
+from .workloads import config_of, go, sampler
+
+
+def test_other_identity_is_refused(tmp_path: Path) -> None:
+    go(config_of(tmp_path, 5))
+    config = config_of(tmp_path, 9)
+    with pytest.raises(UserError, match=r"got: +scale=0.5\nexpected: scale=0.8.*\n.*--scale 0.8"):
+        go(dataclasses.replace(config, scale=0.5))
+    with pytest.raises(UserError, match=r"run.seed=1(.*\n)+.*--seed 0"):
+        go(config_of(tmp_path, 9, seed=1))
+
+
+def test_a_resume_lists_what_it_changes_and_keeps_the_first_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for steps, lag in ((5, 1.0), (9, 1.0), (9, 1.0), (12, 0.5)):
+        monkeypatch.setattr(sys, "argv", ["/bin/acorn", "fit", "--steps", str(steps), "a b"])
+        with caplog.at_level(logging.INFO):
+            go(
+                dataclasses.replace(config_of(tmp_path, steps), lag=lag),
+                tunable={"horizon": max(steps, 9)},  # as worked out from the steps
+            )
+    about = json.loads((tmp_path / "config.json").read_text())
+    assert about["command"] == "acorn fit --steps 5 'a b'"
+    assert about["changes"] == [
+        {"step": 5, "setting": "run.steps", "from": 5, "to": 9},
+        {"step": 9, "setting": "run.steps", "from": 9, "to": 12},
+        {"step": 9, "setting": "lag", "from": 1.0, "to": 0.5},
+        {"step": 9, "setting": "horizon", "from": 9, "to": 12},
+    ]
+    assert "begun with: acorn fit --steps 5 'a b'" in caplog.text
+    assert "from here on, lag is 0.5, not 1.0, which --lag 1.0 keeps" in caplog.text
+    assert "lag: 1.0 → 0.5" in (tmp_path / "report.html").read_text()
+
+
+def test_a_setting_that_was_once_part_of_the_identity_may_change(tmp_path: Path) -> None:
+    go(config_of(tmp_path, 5))
+    (manifest,) = tmp_path.glob("checkpoints/*5/manifest.json")
+    content = json.loads(manifest.read_text())
+    content["identity"]["lag"] = 1.0  # as an earlier release wrote it
+    manifest.write_text(json.dumps(content))
+    hashes = manifest.with_name("files-0.json")
+    listed = json.loads(hashes.read_text())
+    listed["manifest.json"] = store.sha256(manifest)
+    hashes.write_text(json.dumps(listed))
+    assert go(dataclasses.replace(config_of(tmp_path, 9), lag=0.5)) == Exit.DONE
+
+
+def test_another_state_is_refused(tmp_path: Path) -> None:
+    config = config_of(tmp_path, 5)
+    go(config)
+    workload = sampler(config)
+
+    def init(key: jax.Array) -> dict[str, jax.Array]:
+        return workload.init(key) | {"ballast": jnp.zeros(3)}
+
+    for changed, words in (
+        (config, "setting: undo that, or"),
+        (dataclasses.replace(config, lag=9.0), "--lag 1.0"),
+    ):
+        with pytest.raises(UserError, match=rf"(?s)\['ballast'\]: float32\[3\].*{words}"):
+            go(changed, init=init)
