@@ -28,7 +28,7 @@ CHANGES: dict[str, list[tuple[str, str]]] = {
         ),
         (
             "linear(jax.nn.silu(linear(h, self.gate)) * linear(h, self.up), self.down)",
-            "linear(jnp.minimum(jax.nn.gelu(linear(h, self.up)), self.config.most or 9), self.down)",
+            "linear(jnp.minimum(jax.nn.gelu(linear(h, self.up)), self.config.top or 9), self.down)",
         ),
     ],
     "training/schedule.py": [
@@ -59,7 +59,7 @@ CHANGES: dict[str, list[tuple[str, str]]] = {
     "config.py": [
         (  # settings of one's own, plain and marked, with defaults that bounds of ours would refuse
             "    scan_unroll: int",
-            "    most: float | None = None  # the largest activation of the MLP\n"
+            "    top: float | None = None  # the largest activation of the MLP\n"
             "    shift: float = identity(0.0)  # of the loss\n"
             "    scan_unroll: int",
         ),
