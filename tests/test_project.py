@@ -30,9 +30,9 @@ CORE_TESTS += ["training/test_optim", "runtime/test_checkpoint", "records/test_t
 CORE_TESTS += ["records/test_trackers", "records/test_report", "text/test_corpus"]
 CORE_TESTS += ["text/test_tokenizer", "training/test_batches", "training/test_weights_file"]
 # A run of seconds, of preset demo.
-MINI_TEXT = """--data.tokenizer byte --data.seq-len 128 --data.prepared-dir data/bytes
-    --data.heldout-fraction 0.02 --data.batch-size 16"""
-MINI = f"--eval-every-steps 0 --optim.warmup-steps 2 --model.width 96 {MINI_TEXT}"
+MINI_TEXT = "--data.tokenizer byte --data.prepared-dir data/bytes --data.heldout-fraction 0.02"
+MINI = f"""--eval-every-steps 0 --optim.warmup-steps 2 --model.width 96 {MINI_TEXT}
+    --data.seq-len 128 --data.batch-size 16"""
 ONE_LAYER = "--model.layers 1 --model.scan-unroll 1"
 # A run of seconds on a text of a few kilobytes.
 TINY = f"""{ONE_LAYER} --eval-every-steps 0 --log-every-steps 1 --optim.warmup-steps 2
