@@ -26,8 +26,11 @@ from .errors import Exit, UserError
 from .records import store
 from .run_config import RETIRED, check_settings, flatten, from_dict, to_dict
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-PATH_ERRORS = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
+# Of the machine or of a path, not of the program: full, read-only, forbidden, broken, too many
+# open files; no folder, too long.
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+DISK_ERRORS |= {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
+DISK_ERRORS |= {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 CONFIG = "--config"
 
 log = logging.getLogger(__name__)
@@ -59,13 +62,13 @@ def run(argv: list[str]) -> tuple[int, str]:
     except KeyboardInterrupt:
         return Exit.INTERRUPTED, "interrupted by the user"
     except OSError as error:
-        if error.errno not in DISK_ERRORS + PATH_ERRORS:
+        if error.errno not in DISK_ERRORS:
             traceback.print_exc()
             return Exit.BUG, repr(error)
         shown = UserError(
             got=error,
-            expected="a path with room, and the right to write",
-            do="free space there, or give another path",
+            expected="a path that can be read and written, with room",
+            do="look at that path, or give another one; the same command goes on",
         )
     except Exception as error:
         traceback.print_exc()

@@ -3,13 +3,16 @@
     checkpoints/00000200/state/...       the arrays, written by Orbax
     checkpoints/00000200/manifest.json   step, cursor, configuration, tree
     checkpoints/00000200/files-0.json    SHA-256 of each file that process 0 wrote; one per process
+    checkpoints.json                     step of the newest one, so that its loss is noticed
 
 Orbax restores a flipped byte silently and ignores a missing commit marker on local disks. So here
 the files-*.json of all processes, written last, commit a checkpoint, and their hashes are compared
 before a restore.
 """
 
+import contextlib
 import logging
+import math
 import shutil
 import threading
 import time
@@ -37,8 +40,9 @@ CANDIDATES = 16  # how many of the newest checkpoints a restore looks at
 class Checkpoints:
     """The checkpoint folder of one run; at most one save runs at a time."""
 
-    def __init__(self, folder: Path, keep: int) -> None:
-        self._folder, self._keep = folder.absolute(), keep
+    def __init__(self, folder: Path, keep: int, timeout_s: float = 3600.0) -> None:
+        self._folder, self._keep, self._timeout_s = folder.absolute(), keep, timeout_s
+        self._newest = self._folder.with_suffix(".json")
         self._thread: threading.Thread | None = None
         self._error: str | None = None
 
@@ -48,11 +52,13 @@ class Checkpoints:
         state: State,
         about: dict[str, Any],
         durable: Callable[[], None] = lambda: None,
+        *,
+        rotate: bool = True,
     ) -> None:
         """Start saving; returns once the arrays are copied. `about` goes to the manifest.
 
         `durable` returns when all else that belongs to this step is on disk: it is waited for
-        before the checkpoint counts.
+        before the checkpoint counts. With `rotate`, older checkpoints are deleted then.
         """
         self.wait()
         path = self._path(step)
@@ -62,13 +68,22 @@ class Checkpoints:
             "processes": jax.process_count(),
             "tree": describe_tree(state),
         }
+        # Until it says otherwise: a thread that ends early has saved nothing.
+        self._error = "the save did not come to its end"
         try:
-            response = ocp.save_async(path / "state", state)
+            if jax.process_index() == 0:
+                store.make_new_folder(path)
+        except OSError as error:  # what is there is not of this save, and stays
+            self._report(path, error, made=False)
+            return
+        try:
+            with ocp.Context(async_options=self._limits()):
+                response = ocp.save_async(path / "state", state)
         except Exception as error:
             self._report(path, error)
             return
         self._thread = threading.Thread(
-            target=self._commit, args=(path, response, manifest, durable), name="checkpoint"
+            target=self._commit, args=(path, response, manifest, durable, rotate), name="checkpoint"
         )
         self._thread.start()
 
@@ -79,8 +94,16 @@ class Checkpoints:
             self._thread = None
         return self._error
 
+    def _limits(self) -> Any:
+        return ocp.options.AsyncOptions(timeout_secs=math.ceil(self._timeout_s))
+
     def _commit(
-        self, path: Path, response: Any, manifest: dict[str, Any], durable: Callable[[], None]
+        self,
+        path: Path,
+        response: Any,
+        manifest: dict[str, Any],
+        durable: Callable[[], None],
+        rotate: bool,
     ) -> None:
         try:
             response.result()
@@ -92,22 +115,24 @@ class Checkpoints:
             hashes = {str(file): store.sha256(path / file) for file in own}
             store.write_json(path / f"files-{process}.json", hashes)
             if process == 0:
-                self._delete_old()
+                store.write_json(self._newest, {"step": manifest["step"]})
+                if rotate:
+                    self._delete_old()
             self._error = None
         except Exception as error:
             self._report(path, error)
 
-    def _report(self, path: Path, error: Exception) -> None:
+    def _report(self, path: Path, error: Exception, *, made: bool = True) -> None:
+        """Note and log why a save failed, and delete what it `made`. Raises nothing."""
         # The run continues: earlier checkpoints are untouched, and the next save may find space.
-        self._error = (str(error) or repr(error)).splitlines()[0][:300]
-        store.remove(path)
-        free = shutil.disk_usage(self._folder.parent).free
-        log.warning(
-            "checkpoint %s was NOT saved: %s; %.1f GB are free there; earlier ones are untouched",
-            path.name,
-            self._error,
-            free / 1e9,
-        )
+        self._error = (str(error).strip() or repr(error)).splitlines()[0][:300]
+        free = ""
+        with contextlib.suppress(OSError):
+            if made:
+                store.remove(path)
+            free = f"; {shutil.disk_usage(self._folder.parent).free / 1e9:.1f} GB are free there"
+        saved = "checkpoint %s was NOT saved: %s%s; earlier ones are untouched"
+        log.warning(saved, path.name, self._error, free)
 
     def _delete_old(self) -> None:
         committed = [step for step in self._steps() if self._committed(step)]
@@ -135,6 +160,25 @@ class Checkpoints:
         settings = [option(n, before[n]) for n in other]
         _check_tree(path, manifest["tree"], describe_tree(abstract), settings)
         return load(path, abstract), manifest
+
+    def check_none_lost(self) -> None:
+        """Raise where this run has saved, though no checkpoint of it can be used any more.
+
+        To begin anew would delete the records and outputs that are left of it.
+        """
+        aside = [name for name in store.names(self._folder) if ".damaged-" in name]
+        step = store.read_json(self._newest)["step"] if store.exists(self._newest) else None
+        ended = store.exists(self._folder.with_name("summary.json"))
+        if step is None and not aside and not ended:
+            return  # it was killed before its first save, and begins again
+        saved = "a run that has saved" if step is None else f"a run that was saved at step {step}"
+        raise UserError(
+            got=f"{self._folder.parent}, {saved}, without a checkpoint that can be used"
+            + f" (damaged: {', '.join(aside)})" * bool(aside),
+            expected=f"at least one in {self._folder}",
+            do="put one back from a copy, or begin anew with another --run-dir; this folder keeps "
+            "its records and outputs",
+        )
 
     def newest(self, *, repair: bool = True) -> tuple[Path, dict[str, Any]] | None:
         """Folder and manifest of the newest sound checkpoint, if there is one.
@@ -174,20 +218,25 @@ class Checkpoints:
         return newest
 
     def _complaint(self, step: int) -> str | None:
-        """What is wrong with a checkpoint's files, or None; each process checks its share."""
+        """How a checkpoint's files differ from what was committed, or None; OSError where that
+        cannot be told, which is no damage. Each process checks its share."""
         path = self._path(step)
+        expected: dict[str, str] = {}
         try:
-            expected: dict[str, str] = {}
             for name in store.names(path):
                 if name.startswith("files-") and name.endswith(".json"):
-                    expected |= store.read_json(path / name)
-            for name in sorted(expected)[jax.process_index() :: jax.process_count()]:
-                if not store.exists(path / name):
-                    return f"{name} is missing, expected SHA-256 {expected[name]}"
-                if (got := store.sha256(path / name)) != expected[name]:
-                    return f"{name} has SHA-256 {got}, expected {expected[name]}"
-        except (OSError, ValueError) as error:
-            return f"unreadable: {error}"
+                    expected |= store.patiently(store.read_json, path / name)
+        except ValueError as error:
+            return f"{name} is no JSON: {error}"
+        if strange := [str(file) for file in _files(path) if str(file) not in expected]:
+            return f"{strange[0]} is in no list of its files"
+        for name in sorted(expected)[jax.process_index() :: jax.process_count()]:
+            try:
+                got = store.patiently(store.sha256, path / name)
+            except FileNotFoundError:
+                return f"{name} is missing, expected SHA-256 {expected[name]}"
+            if got != expected[name]:
+                return f"{name} has SHA-256 {got}, expected {expected[name]}"
         return None
 
     def _set_aside(self, path: Path, complaint: str) -> None:

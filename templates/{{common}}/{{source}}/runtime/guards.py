@@ -23,6 +23,11 @@ class FiniteCheck:
         self._mode, self._limit, self._in_a_row = workload.nonfinite, limit, 0
         self._skipped = int(state["skipped"]) if self._mode == "skip" else 0
 
+    @property
+    def skipping(self) -> bool:
+        """Whether the newest step was skipped."""
+        return self._in_a_row > 0
+
     def counts(self, step: int, metrics: dict[str, float]) -> bool:
         """Whether the step counts. metrics: on the host, equal in all processes."""
         if self._mode == "allow":

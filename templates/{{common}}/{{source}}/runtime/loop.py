@@ -6,14 +6,14 @@ a flag that all processes agree on; never from a clock, a signal or a disk error
 
 import logging
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from ..contract import Beat, Metrics, Outputs, State, Workload
+from ..contract import Metrics, Outputs, State, Workload
 from ..errors import Exit, UserError
 from ..records import provenance, store, telemetry
 from ..records.recorder import Recorder, reported
@@ -22,6 +22,7 @@ from .checkpoint import Checkpoints
 from .compiled import abstract_state, count_parameters, describe_state, initialise, jit_step
 from .distributed import StopRequest, Watch, all_agree, barrier
 from .guards import CompileCount, FiniteCheck, OneCompilation
+from .lock import only_run_in
 from .prefetch import Prefetch
 from .sharding import describe_shards
 from .sink import NpzFiles
@@ -31,6 +32,12 @@ log = logging.getLogger(__name__)
 
 def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     """Run to `config.run.steps` or `workload.done`, from the newest sound checkpoint on."""
+    alone = only_run_in(Path(config.run.run_dir)) if jax.process_index() == 0 else nullcontext()
+    with alone:
+        return _run(workload, config, mesh)
+
+
+def _run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     run_config: RunConfig = config.run
     run_dir = Path(run_config.run_dir)
     clock, compilations = telemetry.Clock(), CompileCount()
@@ -42,7 +49,9 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     }
 
     # ---- the state, and what stands beside it in the run folder ----
-    checkpoints = Checkpoints(run_dir / "checkpoints", run_config.keep_checkpoints)
+    checkpoints = Checkpoints(
+        run_dir / "checkpoints", run_config.keep_checkpoints, run_config.save_timeout_s
+    )
     state, manifest, shardings = _first_state(workload, config, mesh, about, checkpoints, clock)
     first, cursor = int(state["step"]), manifest.get("cursor", 0)
     newest: dict[str, float] = manifest.get("newest", {})
@@ -102,6 +111,16 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
         if pending is not None:
             recorder.step(pending[0], settle(*pending))
 
+    def evaluate() -> dict[str, float]:
+        assert workload.evaluate is not None
+        with clock.measure("evaluate"):
+            return workload.evaluate(state, watch.beat)
+
+    def show(step: int) -> None:
+        assert workload.artifacts is not None
+        with clock.measure("artifacts"):
+            recorder.artifacts(step, workload.artifacts(state, watch.beat))
+
     # ---- the loop ----
     can_evaluate, can_show = workload.evaluate is not None, workload.artifacts is not None
     code, pending, step = None, None, first
@@ -112,6 +131,12 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
         batches = stack.enter_context(Prefetch(workload, cursor, run_config.prefetch_workers))
         watch = stack.enter_context(closing(Watch(run_config.hang_timeout_s)))
         with StopRequest().listening() as stop:
+            if owed := manifest.get("owed"):
+                values = owed["values"] | (evaluate() if owed["evaluate"] else {})
+                newest |= values
+                recorder.step(first, values, force=True)
+                if owed["show"]:
+                    show(first)
             for step in range(first + 1, last + 1):
                 at_start, at_end = step == first + 1, step == run_config.steps
                 saving = _due(step, run_config.save_every_steps) or at_end
@@ -137,28 +162,44 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
                 values, pending = settle(*pending), None
                 if at_start:
                     recorder.compiled(compilations.seconds)
-                if evaluating:
-                    values |= _evaluate(workload, state, watch.beat, clock)
+                stopping = code is not None
+                if evaluating and not stopping:
+                    values |= evaluate()
                 newest |= values
                 finished = saving and _is_done(workload, newest)
-                if finished and not evaluating:
-                    values |= _evaluate(workload, state, watch.beat, clock)
-                # Step 1 too: the loss before training, which the first mean would hide.
-                forced = step == 1 or evaluating or at_end or finished or code is not None
-                recorder.step(step, values, force=forced)
+                if finished and can_evaluate and not evaluating:
+                    evaluating = True
+                    values |= {} if stopping else evaluate()
+                showing |= can_show and finished
+                # A stop saves at once, since its grace may be seconds: what is due is owed to this
+                # step by the next start, which writes its record too.
+                owed = None
+                if stopping and (evaluating or showing):
+                    owed = {"values": values, "evaluate": evaluating, "show": showing}
+                else:
+                    # Step 1 too: the loss before training, which the first mean would hide.
+                    due = step == 1 or evaluating or at_end or finished or stopping
+                    recorder.step(step, values, force=due)
                 if saving:
-                    so_far = dict(
-                        cursor=cursor, sums=recorder.sums, newest=newest, finished=finished
-                    )
+                    so_far = {
+                        "cursor": cursor,
+                        "sums": recorder.sums,
+                        "newest": newest,
+                        "finished": finished,
+                        "owed": owed,
+                    }
                     with clock.measure("checkpoint"):
                         began_s = time.monotonic()
                         sink.write(step)
-                        checkpoints.save(step, state, about | so_far, sink.durable)
+                        # While steps are skipped, the older checkpoints may be what is wanted.
+                        rotate = not finite.skipping
+                        checkpoints.save(step, state, about | so_far, sink.durable, rotate=rotate)
                         recorder.saved(time.monotonic() - began_s)
-                if workload.artifacts is not None and (showing or finished):
-                    with clock.measure("artifacts"):
-                        recorder.artifacts(step, workload.artifacts(state, watch.beat))
-                if finished or code is not None:
+                if stopping:
+                    break
+                if showing:
+                    show(step)
+                if finished:
                     break
         clock.enter("checkpoint")
         with watch.paused():
@@ -204,17 +245,10 @@ def _first_state(
     with jax.set_mesh(mesh):
         with clock.measure("restore"):
             restored = checkpoints.restore(abstract, about, identity_of(type(config)()))
+        if restored is None:
+            checkpoints.check_none_lost()
         state, manifest = restored or (initialise(workload, config.run.seed, shardings), {})
     return state, manifest, shardings
-
-
-def _evaluate(
-    workload: Workload, state: State, beat: Beat, clock: telemetry.Clock
-) -> dict[str, float]:
-    if workload.evaluate is None:
-        return {}
-    with clock.measure("evaluate"):
-        return workload.evaluate(state, beat)
 
 
 def _check_last_save(error: str | None, run_dir: Path) -> None:
