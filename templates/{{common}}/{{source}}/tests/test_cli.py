@@ -166,7 +166,11 @@ def test_help_lists_everything_and_imports_no_jax(capsys: pytest.CaptureFixture[
             "got:      [Errno 28] No space left: '/x'",
         ),
         (OSError(errno.ENOTDIR, "Not a directory", "/x"), 2, "expected: a path that can"),
-        (FileExistsError(errno.EEXIST, "File exists", "/x"), 2, "do:    look at that path, or give"),
+        (
+            FileExistsError(errno.EEXIST, "File exists", "/x"),
+            2,
+            "do:    look at that path, or give",
+        ),
         (OSError(errno.EPIPE, "broken"), 1, "Traceback"),
         (ValueError("ours"), 1, "Traceback"),
         (KeyboardInterrupt(), 130, ""),
