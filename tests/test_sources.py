@@ -20,7 +20,7 @@ READING += ["runtime.loop", "runtime.checkpoint", "records.store"]
 # What shows a run, which a core may do without; and what training loads only where it needs it.
 SHOWN = {"records.plots", "records.report", "records.trace", "records.trackers"}
 LEAVES = {"records.plots", "records.report", "records.trace", "trained", "hub"}
-LONG_FUNCTIONS = {("runtime.loop", "run")}  # the one place where a run reads top to bottom
+LONG_FUNCTIONS = {("runtime.loop", "_run")}  # the one place where a run reads top to bottom
 LAYERS = [layer for layer in sorted(TEMPLATES.iterdir()) if layer.is_dir()]
 FILES = [file for layer in LAYERS for file in layer_files(layer)]
 PYTHON = [file for file in FILES if file.suffix == ".py"]

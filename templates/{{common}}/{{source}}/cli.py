@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ours.addHandler(logging.lastResort)
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax's errors are reported by us
     code, reason = run(sys.argv[1:] if argv is None else list(argv))
-    if reason and "jax" in sys.modules:
+    if "jax" in sys.modules:
         from .runtime.distributed import end_together
 
         end_together(code, reason)

@@ -17,6 +17,8 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,30 @@ from ..contract import State
 from ..errors import UserError
 from ..records import store
 from ..run_config import RETIRED, option
-from .distributed import all_agree, barrier
+from .distributed import (
+    PeerFailed,
+    agreed_failure,
+    all_agree,
+    barrier,
+    unique,
+    wait_unless_failed,
+)
 from .private import writer_of
 
 log = logging.getLogger(__name__)
 FORMAT = 1  # of such a folder; a newer one is refused
 CANDIDATES = 16  # how many of the newest checkpoints a restore looks at
+
+
+@dataclass(frozen=True)
+class _Saving:
+    """A save in progress."""
+
+    path: Path
+    name: str  # that all processes give it
+    manifest: dict[str, Any]
+    made: bool  # its folder is new; a failure deletes it
+    rotate: bool
 
 
 class Checkpoints:
@@ -70,20 +90,23 @@ class Checkpoints:
         }
         # Until it says otherwise: a thread that ends early has saved nothing.
         self._error = "the save did not come to its end"
+        failure: Exception | None = None
         try:
             if jax.process_index() == 0:
                 store.make_new_folder(path)
         except OSError as error:  # what is there is not of this save, and stays
-            self._report(path, error, made=False)
-            return
-        try:
-            with ocp.Context(async_options=self._limits()):
-                response = ocp.save_async(path / "state", state)
-        except Exception as error:
-            self._report(path, error)
-            return
+            failure = error
+        if made := all_agree(failure is None):
+            try:
+                with ocp.Context(async_options=self._limits()):
+                    result = ocp.save_async(path / "state", state).result
+            except Exception as error:
+                failure = error
+        if not made or failure is not None:  # the other processes have to know of it
+            result = partial(_fail, failure or PeerFailed("process 0 has no folder for it"))
+        saving = _Saving(path, unique(f"save {path.name}"), manifest, made, rotate)
         self._thread = threading.Thread(
-            target=self._commit, args=(path, response, manifest, durable, rotate), name="checkpoint"
+            target=self._commit, args=(saving, result, durable), name="checkpoint"
         )
         self._thread.start()
 
@@ -98,31 +121,33 @@ class Checkpoints:
         return ocp.options.AsyncOptions(timeout_secs=math.ceil(self._timeout_s))
 
     def _commit(
-        self,
-        path: Path,
-        response: Any,
-        manifest: dict[str, Any],
-        durable: Callable[[], None],
-        rotate: bool,
+        self, saving: _Saving, result: Callable[[], Any], durable: Callable[[], None]
     ) -> None:
+        path, process = saving.path, jax.process_index()
+        failure: Exception | None = None
         try:
-            response.result()
+            wait_unless_failed(result, saving.name)
             durable()
-            process = jax.process_index()
             if process == 0:
-                store.write_json(path / "manifest.json", manifest)
+                store.write_json(path / "manifest.json", saving.manifest)
             own = [file for file in _files(path) if writer_of(file) == process]
             hashes = {str(file): store.sha256(path / file) for file in own}
             store.write_json(path / f"files-{process}.json", hashes)
-            if process == 0:
-                store.write_json(self._newest, {"step": manifest["step"]})
-                if rotate:
-                    self._delete_old()
-            self._error = None
         except Exception as error:
-            self._report(path, error)
+            failure = error
+        # A write may fail in one process alone; the save counts when it has in none.
+        if (failure := agreed_failure(saving.name, failure)) is not None:
+            self._report(path, failure, made=saving.made and process == 0)
+            return
+        self._error = None
+        if process == 0:
+            # Without it nothing is lost but the notice that all checkpoints are.
+            with contextlib.suppress(OSError):
+                store.write_json(self._newest, {"step": saving.manifest["step"]})
+            if saving.rotate:
+                self._delete_old()
 
-    def _report(self, path: Path, error: Exception, *, made: bool = True) -> None:
+    def _report(self, path: Path, error: Exception, *, made: bool) -> None:
         """Note and log why a save failed, and delete what it `made`. Raises nothing."""
         # The run continues: earlier checkpoints are untouched, and the next save may find space.
         self._error = (str(error).strip() or repr(error)).splitlines()[0][:300]
@@ -311,6 +336,10 @@ def _check_tree(
             + "".join(f" ({words} was it)" for words in settings)
             + ", or take another --run-dir",
         )
+
+
+def _fail(error: Exception) -> None:
+    raise error
 
 
 def _files(path: Path) -> list[Path]:

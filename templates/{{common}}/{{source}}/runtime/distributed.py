@@ -2,19 +2,26 @@
 
 A Python exception in one process does not end the others by itself: they wait in a collective until
 JAX aborts them with 134, which schedulers take for a machine fault. So a failing process leaves its
-exit code in the coordinator's key-value store, where a thread of every other process finds it.
+exit code in the coordinator's key-value store, where a thread of every other process finds it. A
+process that is killed leaves nothing: it is lost when it does not answer, or when JAX's heartbeats
+say so. Failures of a save are exchanged in the same store.
 """
 
 import atexit
+import concurrent.futures
+import contextlib
+import ctypes
 import faulthandler
 import itertools
 import os
+import secrets
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -22,14 +29,17 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ..errors import Exit
+from ..errors import Exit, UserError
+from ..records import store
 from ..run_config import job_variables
 from .private import job, tpu_hosts
 
 POLL_S = 0.5
 BARRIER_MS = 24 * 3600 * 1000  # one process may prepare data for hours while the others wait
+ANSWER_S = 10.0  # a process that lives answers within
+SHARED_S = 10.0  # a file appears on all hosts within
 REPEAT_S = 2.0  # a launcher such as `uv run` forwards the signal that the terminal sends us too
-_barriers = itertools.count()  # unique names; all processes reach them in the same order
+_numbers = itertools.count()  # of unique names; all processes reach them in the same order
 
 
 def start_processes() -> None:
@@ -41,33 +51,17 @@ def start_processes() -> None:
     options: dict[str, Any] = {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 60}
     if (given := job_variables()) is not None:
         if given[1] > 1:
-            jax.distributed.initialize(*given, **options)
+            _join(*given, **options)
     elif int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 or tpu_hosts() > 1:
-        jax.distributed.initialize(**options)
-    if job().client is not None:
-        _follow_failures()
+        _join(**options)
 
 
-def end_together(code: int, reason: str) -> None:
-    """Tell the other processes why this one ends, then end with `code`."""
-    sys.stdout.flush()
-    own = job()
-    if own.client is None:
-        sys.exit(code)
-    _follow_failure()  # a collective that broke shows that another process ended first
-    own.client.key_value_set(f"failure/{own.process_id}", f"{code} {reason}", allow_overwrite=True)
-    _leave(code)
-
-
-def _follow_failures() -> None:
-    """Start a thread that ends this process when another one fails."""
+def _join(*place: Any, **options: Any) -> None:
+    # Before the job is joined, since its coordinator may be killed meanwhile.
+    ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)
+    jax.distributed.initialize(*place, **options)
     stop = threading.Event()
-
-    def follow() -> None:
-        while not stop.wait(POLL_S):
-            _follow_failure()
-
-    thread = threading.Thread(target=follow, name="failures", daemon=True)
+    thread = threading.Thread(target=_follow_peers, args=(stop,), name="peers", daemon=True)
     thread.start()
 
     @atexit.register  # after JAX's own, hence called before it leaves the job
@@ -76,14 +70,85 @@ def _follow_failures() -> None:
         thread.join()
 
 
-def _follow_failure() -> None:
-    """End with the exit code of another process, if one has failed."""
+def end_together(code: int, reason: str) -> None:
+    """End with `code`; the other processes end with it too where there is a reason to tell them."""
+    sys.stdout.flush()
     own = job()
-    for key, value in own.client.key_value_dir_get("failure/"):
-        index, (code, reason) = key.split("/")[-1], value.split(" ", 1)
-        if index != str(own.process_id):
+    if own.client is None:
+        sys.exit(code)
+    if not reason:
+        # JAX would do so in an exit hook, which comes after Python has waited for all threads,
+        # among them those of saves that were given up; leaving the job is what ends these.
+        jax.distributed.shutdown()
+        sys.exit(code)
+    try:
+        _follow_failure()  # a collective that broke shows that another process ended first
+        if code == Exit.BUG and (lost := _silent_peers()):
+            code, reason = Exit.PEER_LOST, f"process {min(lost)} is gone"
+            print(f"\n{reason}: run the same command again", file=sys.stderr)
+        own.client.key_value_set(
+            f"peers/failed/{own.process_id}", f"{code} {reason}", allow_overwrite=True
+        )
+    except jax.errors.JaxRuntimeError:  # the coordinator is gone, with the store
+        code = Exit.PEER_LOST
+    _leave(code)
+
+
+def _follow_peers(stop: threading.Event) -> None:
+    """End this process when another one fails, and answer those that ask whether it lives."""
+    own = job()
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # JAX aborts, or has left the job
+        while not stop.wait(POLL_S):
+            if any("/asks/" in key for key in _follow_failure()):
+                own.client.key_value_set(f"peers/lives/{own.process_id}", "", allow_overwrite=True)
+
+
+def _follow_failure() -> list[str]:
+    """End with the exit code of another process, if one has failed; else the keys that are set."""
+    own = job()
+    found = own.client.key_value_dir_get("peers/") if own.client else []
+    for key, value in found:
+        _, kind, index = key.split("/")
+        if kind == "failed" and index != str(own.process_id):
+            code, reason = value.split(" ", 1)
             print(f"\nended because process {index} did: {reason}", file=sys.stderr)
             _leave(int(code))
+    return [key for key, _ in found]
+
+
+def _silent_peers() -> set[int]:
+    """The processes that do not answer in time; those that failed by themselves end this one."""
+    own = job()
+    own.client.key_value_set(f"peers/asks/{own.process_id}", "", allow_overwrite=True)
+    end_s = time.monotonic() + ANSWER_S
+    while True:
+        lives = {int(key.split("/")[-1]) for key in _follow_failure() if "/lives/" in key}
+        silent = set(range(own.num_processes)) - lives - {own.process_id}
+        if not silent or time.monotonic() > end_s:
+            return silent
+        time.sleep(POLL_S)
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _on_abort(_: int) -> None:
+    """End with PEER_LOST where JAX aborts because the coordinator or another process is gone.
+
+    Python's own handlers run too late for an abort. JAX aborts while it holds the client's lock, so
+    the client is asked in a thread that may be left behind. A client that answers shows that the
+    abort has another cause: it goes on, and ends with 134.
+    """
+    answers: list[object] = []
+
+    def ask() -> None:
+        with contextlib.suppress(Exception):
+            answers.append(job().client.key_value_dir_get("peers/"))
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(4 * POLL_S)
+    if not answers:
+        os.write(2, b"\nanother process of the job is gone: run the same command again\n")
+        os._exit(Exit.PEER_LOST)
 
 
 def _leave(code: int) -> None:
@@ -183,4 +248,95 @@ def all_agree(ok: bool) -> bool:
 def barrier(name: str) -> None:
     """Wait for all processes, up to a day; a collective would time out."""
     if jax.process_count() > 1:
-        job().client.wait_at_barrier(f"{name} {next(_barriers)}", BARRIER_MS)
+        job().client.wait_at_barrier(unique(name), BARRIER_MS)
+
+
+def unique(name: str) -> str:
+    """A name that is used once in a job; call it in all processes in the same order."""
+    return f"{name} {next(_numbers)}"
+
+
+def exchange(name: str, text: str) -> dict[int, str]:
+    """What each process says under a unique name, by process; waits for all, in any thread."""
+    own = job()
+    if own.client is None:
+        return {0: text}
+    own.client.key_value_set(f"{name}/{own.process_id}", text)
+    while len(said := _said(name)) < own.num_processes:
+        time.sleep(POLL_S)
+    return said
+
+
+def _said(name: str) -> dict[int, str]:
+    found = job().client.key_value_dir_get(f"{name}/")
+    return {int(key.split("/")[-1]): text for key, text in found}
+
+
+class PeerFailed(Exception):
+    """Another process could not do its part, and says why."""
+
+
+def agreed_failure(name: str, error: Exception | None) -> Exception | None:
+    """The failure of any process, the same in all; None where none failed. Call it in every one."""
+    own = job()
+    if own.client is None:
+        return error
+    text = ""
+    if error is not None:
+        # One that gave up because of another process repeats what that one said.
+        who = "" if isinstance(error, PeerFailed) else f"process {own.process_id}: "
+        text = who + (str(error) or repr(error)).splitlines()[0]
+    found = exchange(name, text)
+    return next((PeerFailed(found[index]) for index in sorted(found) if found[index]), None)
+
+
+def wait_unless_failed(wait: Callable[[], object], name: str) -> None:
+    """Wait for what all processes take part in; PeerFailed once one of them failed under `name`.
+
+    `wait` is left behind in its thread then: nothing can end a wait in Orbax's barriers, which is
+    up to 20 minutes long.
+    """
+    if job().client is None:
+        wait()
+        return
+    done: concurrent.futures.Future[object] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            done.set_result(wait())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="waiting", daemon=True).start()
+    while not concurrent.futures.wait([done], POLL_S).done:
+        if failed := [text for text in _said(name).values() if text]:
+            raise PeerFailed(failed[0])
+    done.result()
+
+
+def check_shared(folder: Path) -> None:
+    """Refuse a folder that is not the same in all processes: process 0 puts a file there."""
+    own = job()
+    if own.client is None:
+        return
+    file = folder / f".shared-{exchange(unique('file'), secrets.token_hex(8))[0]}"
+    if own.process_id == 0:
+        store.write(file, b"", sync=False)
+    end_s = time.monotonic() + SHARED_S
+    # NFS remembers for a while what was not there; a listing asks its server.
+    while not (seen := {folder.name, file.name} <= _listed(folder)) and time.monotonic() < end_s:
+        time.sleep(POLL_S)
+    answers = exchange(unique("shared"), "" if seen else "not seen")
+    if own.process_id == 0:
+        store.remove(file)
+    if blind := [str(index) for index in sorted(answers) if answers[index]]:
+        raise UserError(
+            got=f"{folder.absolute()}, where process {', '.join(blind)} does not see the files of "
+            "process 0",
+            expected="a folder that all processes share",
+            do="take a --run-dir on a file system that every host mounts under the same path",
+        )
+
+
+def _listed(folder: Path) -> set[str]:
+    return {*store.names(folder.absolute().parent), *store.names(folder)}

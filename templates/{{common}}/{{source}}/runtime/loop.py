@@ -20,7 +20,7 @@ from ..records.recorder import Recorder, reported
 from ..run_config import RunConfig, identity_of, option, to_dict, tunables_of
 from .checkpoint import Checkpoints
 from .compiled import abstract_state, count_parameters, describe_state, initialise, jit_step
-from .distributed import StopRequest, Watch, all_agree, barrier
+from .distributed import StopRequest, Watch, all_agree, barrier, check_shared
 from .guards import CompileCount, FiniteCheck, OneCompilation
 from .lock import only_run_in
 from .prefetch import Prefetch
@@ -49,6 +49,7 @@ def _run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     }
 
     # ---- the state, and what stands beside it in the run folder ----
+    check_shared(run_dir)
     checkpoints = Checkpoints(
         run_dir / "checkpoints", run_config.keep_checkpoints, run_config.save_timeout_s
     )

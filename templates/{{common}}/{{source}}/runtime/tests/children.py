@@ -111,16 +111,20 @@ def train_sampler(
     delay_s: float = 0.0,
     file_limit: int | None = None,
     fail_at: int | None = None,
+    freed_at: int | None = None,
 ) -> None:
     """Run the sampler through the console script's ending.
 
-    `delay_s` slows its steps down, no file may exceed `file_limit` bytes, batch `fail_at` raises.
+    `delay_s` slows its steps down, no file may exceed `file_limit` bytes before batch `freed_at`,
+    batch `fail_at` raises.
     """
     options = {"save_every_steps": every, "log_every_steps": 1, "trackers": ()}
     config = SamplerConfig(run=RunConfig(run_dir=str(run_dir), steps=steps, **options))
 
     def slow(cursor: int) -> dict[str, jax.Array]:
         time.sleep(delay_s)
+        if cursor == freed_at:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
         if cursor == fail_at:
             raise RuntimeError("the tenth batch is broken")
         return {}
@@ -129,7 +133,7 @@ def train_sampler(
         start_processes()
         workload = dataclasses.replace(sampler(config), batch=slow)
         if file_limit is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))
         return loop.run(workload, config, make_mesh(config.mesh))
 
     cli.find_commands()["train"] = train
