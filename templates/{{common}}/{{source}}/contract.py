@@ -87,3 +87,6 @@ class Workload:
     done: Callable[[dict[str, float]], bool] | None = None
     """The newest metrics and held-out metrics -> whether the run has reached its aim; asked at
     saves only."""
+    run_files: dict[str, bytes] = field(default_factory=dict)
+    """Name -> content of what a command needs to read this run beside a checkpoint, such as a
+    tokenizer; kept in DIR/inputs, so that the run folder can be moved."""

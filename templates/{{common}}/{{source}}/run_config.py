@@ -81,6 +81,7 @@ class RunConfig:
     profile_at_step: int = setting(0, least=0)  # write a profiler trace from this step on; 0 = off
     profile_steps: int = setting(3)  # length of that trace
     trackers: tuple[str, ...] = ("tensorboard",)  # also: wandb mlflow
+    accept_changed_code: bool = False  # resume though the code of the step has changed; listed
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,12 @@ def from_dict[T](default: T, flat: dict[str, Any], prefix: str = "") -> T:
             found = flat[name]
             values[field.name] = tuple(found) if isinstance(found, list) else found
     return dataclasses.replace(default, **values)  # type: ignore[type-var]
+
+
+def absolute_paths(config: Any) -> dict[str, str]:
+    """Dotted name -> absolute path of every setting that is a folder: its name ends with `_dir`."""
+    flat = to_dict(config)
+    return {name: os.path.abspath(flat[name]) for name in flat if name.endswith("_dir")}
 
 
 def identity_of(config: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from .runtime.distributed import barrier
 from .step import Learner, flops_per_token, init_state, make_learner, train_step
 from .text.prepare import prepare
 from .text.settings import TextConfig
-from .text.shards import open_split, open_tokenizer, read_manifest
+from .text.shards import open_split, open_tokenizer, read_manifest, tokenizer_files
 from .text.tokenizer import ByteTokenizer, JsonTokenizer
 from .training.axes import spec
 from .training.batches import fit_micro_batches, make_batches
@@ -77,6 +77,7 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
             f"optim.{name}": getattr(learner.config.optim, name)
             for name in ("horizon_steps", "warmup_steps")
         },
+        run_files=tokenizer_files(data.prepared_dir),
     )
 
 

@@ -144,9 +144,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def write_lines(path: Path, records: Iterable[dict[str, Any]], *, sync: bool = True) -> None:
+def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
     """JSON objects, one a line."""
-    write(path, "".join(json.dumps(record) + "\n" for record in records), sync=sync)
+    write(path, as_lines(records))
+
+
+def as_lines(records: Iterable[dict[str, Any]]) -> str:
+    """What `write_lines` writes."""
+    return "".join(json.dumps(record) + "\n" for record in records)
 
 
 def plain_name(text: str) -> str:

@@ -94,7 +94,8 @@ class Clock:
         self._now, self._mark, self._part = now, now(), "startup"
         self._parts_s: defaultdict[str, float] = defaultdict(float)
         self._first_step: int | None = None
-        self._earlier: list[Record] | None = None  # the lines of earlier attempts
+        self._earlier: str | None = None  # the lines of earlier attempts
+        self.about: Record = {}  # what else the line of this attempt says
 
     @contextlib.contextmanager
     def measure(self, part: str) -> Iterator[None]:
@@ -122,12 +123,13 @@ class Clock:
         if self._first_step is None:
             self._first_step = step
         row = {"first_step": self._first_step, "step": step, "parts_s": self.parts_s()}
+        row |= self.about
         # A full disk has been reported by the write to metrics.jsonl.
         with contextlib.suppress(OSError):
             if self._earlier is None:
-                self._earlier = store.read_lines(path)
+                self._earlier = store.as_lines(store.read_lines(path))
             # At every record: a wait for the disk each time would slow the steps down.
-            store.write_lines(path, [*self._earlier, row], sync=False)
+            store.write(path, self._earlier + store.as_lines([row]), sync=False)
 
 
 def goodput(attempts: list[Record]) -> Record:

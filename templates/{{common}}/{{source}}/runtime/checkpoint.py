@@ -183,7 +183,7 @@ class Checkpoints:
         before, now = manifest["config"], about["config"]
         other = [n for n in before if n[:4] != "run." and now.get(n, before[n]) != before[n]]
         settings = [option(n, before[n]) for n in other]
-        _check_tree(path, manifest["tree"], describe_tree(abstract), settings)
+        check_tree(path, manifest["tree"], abstract, settings)
         return load(path, abstract), manifest
 
     def check_none_lost(self) -> None:
@@ -321,10 +321,14 @@ def _check_identity(
         )
 
 
-def _check_tree(
-    path: Path, saved: dict[str, str], ours: dict[str, str], settings: Iterable[str] = ()
+def check_tree(
+    path: Path, saved: dict[str, str], abstract: dict[str, Any], settings: Iterable[str] = ()
 ) -> None:
-    """`settings`: those of the checkpoint that are others now."""
+    """UserError unless `saved`, of a manifest, has the arrays of `abstract` and no others.
+
+    `settings`: those of the checkpoint that are others now.
+    """
+    ours = describe_tree(abstract)
     names = sorted(n for n in saved | ours if saved.get(n) != ours.get(n))
     if names:
         some = "; ".join(f"{n}: {ours.get(n, 'nothing')}" for n in names[:4])

@@ -17,7 +17,8 @@ from ..contract import Metrics, Outputs, State, Workload
 from ..errors import Exit, UserError
 from ..records import provenance, store, telemetry
 from ..records.recorder import Recorder, reported
-from ..run_config import RunConfig, identity_of, option, to_dict, tunables_of
+from ..run_config import RunConfig, absolute_paths, identity_of, to_dict, tunables_of
+from .changes import in_words, list_changes
 from .checkpoint import Checkpoints
 from .compiled import abstract_state, count_parameters, describe_state, initialise, jit_step
 from .distributed import StopRequest, Watch, all_agree, barrier, check_shared
@@ -44,9 +45,12 @@ def _run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     about: dict[str, Any] = {
         "identity": identity_of(config) | workload.identity,
         "tunable": tunables_of(config) | workload.tunable,
-        "config": to_dict(config),
+        # To accept changed code holds for one start: it is no setting for the starts after it.
+        "config": to_dict(config) | {"run.accept_changed_code": False},
         "provenance": provenance.collect(),
+        "sources": provenance.sources(),
     }
+    clock.about = {"command": provenance.command_line(), "provenance": about["provenance"]}
 
     # ---- the state, and what stands beside it in the run folder ----
     check_shared(run_dir)
@@ -56,12 +60,6 @@ def _run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     state, manifest, shardings = _first_state(workload, config, mesh, about, checkpoints, clock)
     first, cursor = int(state["step"]), manifest.get("cursor", 0)
     newest: dict[str, float] = manifest.get("newest", {})
-    changes = list_changes(manifest, about["tunable"], first)
-    about |= {
-        # None: begun before 0.3.0, which was the first to note it.
-        "command": manifest.get("command") if manifest else provenance.command_line(),
-        "changes": [*manifest.get("changes", []), *changes],
-    }
     # Judged again, because `done` may have changed since.
     finished = manifest.get("finished", False) and _is_done(workload, newest)
     last = first if finished else run_config.steps
@@ -70,6 +68,13 @@ def _run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
         do = "it has reached its aim" if finished else "raise --steps to go on"
         log.info("nothing to do: %s is at step %d; %s", run_dir, first, do)
         return Exit.DONE
+    accepted = run_config.accept_changed_code
+    changes = list_changes(manifest, about, first, accept_code=accepted)
+    about |= {
+        # None: begun before 0.3.0, which was the first to note it.
+        "command": manifest.get("command") if manifest else provenance.command_line(),
+        "changes": [*manifest.get("changes", []), *changes],
+    }
     recorder = Recorder(workload, config, run_dir, first, clock)
     # Release 0.1.0 kept `losses`: sum and count of the one metric that it averaged.
     recorder.sums = manifest.get("sums") or {"loss": manifest.get("losses", (0.0, 0))}
@@ -80,7 +85,10 @@ def _run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
             "parameters": count_parameters(state),
             "means": list(workload.means),
         }  # for the report
-        store.write_json(run_dir / "config.json", about)
+        paths = {"paths_absolute": absolute_paths(config)}
+        store.write_json(run_dir / "config.json", about | paths)
+        for name, content in workload.run_files.items():
+            store.write(run_dir / "inputs" / name, content)
         log.info("%s", describe_state(state))
         if mesh.size > 1:
             log.info("%s", describe_shards(state))
@@ -88,11 +96,7 @@ def _run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
         if manifest and about["command"]:
             log.info("begun with: %s", about["command"])
         for change in changes:
-            keeps = option(change["setting"], change["from"])
-            log.info(
-                "from here on, %(setting)s is %(to)s, not %(from)s, which %(keeps)s keeps",
-                change | {"keeps": keeps},
-            )
+            log.info("%s", in_words(change, about["tunable"]))
     barrier("outputs cut")
 
     # ---- the step, compiled once ----
@@ -216,18 +220,6 @@ def _run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
         summary, sections = workload.finish(state, watch.beat) if workload.finish else ({}, {})
         recorder.finish(step, summary, sections)
     return Exit.DONE
-
-
-def list_changes(
-    manifest: dict[str, Any], tunable: dict[str, Any], step: int
-) -> list[dict[str, Any]]:
-    """What a resume changes of that which concerns steps to come alone."""
-    before = manifest.get("config", {}) | manifest.get("tunable", {})
-    return [
-        {"step": step, "setting": name, "from": before[name], "to": value}
-        for name, value in tunable.items()
-        if name in before and before[name] != value
-    ]
 
 
 def _first_state(

@@ -30,7 +30,7 @@ from ..runtime import loop
 from ..runtime.guards import CompileCount
 from ..runtime.sharding import make_mesh
 from ..step import Learner, init_state, make_learner, token_losses
-from ..text.shards import Split, open_split
+from ..text.shards import Split
 from ..trained import open_run
 from ..workload import make_workload
 from . import tiny
@@ -171,7 +171,7 @@ def test_sample_prints_so_many_characters_and_repeats_itself(
 
 def test_the_losses_of_the_held_out_texts_make_the_exact_figure(run_config: Config) -> None:
     run = open_run(run_config.run.run_dir)
-    split = open_split(run.learner.config.data.prepared_dir, "heldout")
+    split = run.heldout()
     texts = [text.decode() for text in split.texts()]
     assert max(map(len, texts)) > 3 * LENGTH  # several windows
     nats = sum(run.loss(text) * (len(run.encode(text)) - 1) for text in texts)

@@ -254,5 +254,16 @@ def test_an_attempt_begins_where_it_began_though_the_disk_was_full_then(tmp_path
     assert (row["first_step"], row["step"]) == (3, 9)
 
 
+def test_each_attempt_keeps_what_it_says_of_itself(tmp_path: Path) -> None:
+    path = tmp_path / "attempts.jsonl"
+    for commit in ("one", "two"):
+        clock = Clock()
+        clock.about = {"provenance": {"git_commit": commit}}
+        clock.save(path, 3)
+        clock.save(path, 4)
+    assert [row["provenance"]["git_commit"] for row in read_lines(path)] == ["one", "two"]
+    assert [row["step"] for row in read_lines(path)] == [4, 4]
+
+
 def test_goodput_of_nothing_is_zero():
     assert goodput([])["goodput"] == 0.0
