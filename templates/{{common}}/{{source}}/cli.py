@@ -22,9 +22,18 @@ import tyro
 
 from . import commands
 from .config import PRESETS, Config, validate
+from .console import flush_output, open_console
 from .errors import Exit, UserError
 from .records import store
-from .run_config import RETIRED, check_settings, flatten, from_dict, to_dict
+from .run_config import (
+    RETIRED,
+    check_device_count,
+    check_given,
+    check_settings,
+    flatten,
+    from_dict,
+    to_dict,
+)
 
 # Of the machine or of a path, not of the program: full, read-only, forbidden, broken, too many
 # open files; no folder, too long.
@@ -38,6 +47,7 @@ log = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the console script; ends the process."""
+    open_console()
     ours = logging.getLogger(__package__)
     ours.setLevel(logging.INFO)
     ours.propagate = False  # libraries add handlers to the root logger
@@ -46,6 +56,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         ours.addHandler(logging.lastResort)
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax's errors are reported by us
     code, reason = run(sys.argv[1:] if argv is None else list(argv))
+    lost = flush_output()
+    if lost and lost.errno != errno.EPIPE and code == Exit.DONE:
+        code, reason = Exit.USER, f"standard output: {lost}"
+        print(f"\n{reason}; the files of a run are complete", file=sys.stderr)
     if "jax" in sys.modules:
         from .runtime.distributed import end_together
 
@@ -61,7 +75,11 @@ def run(argv: list[str]) -> tuple[int, str]:
         shown: object = error
     except KeyboardInterrupt:
         return Exit.INTERRUPTED, "interrupted by the user"
+    except SystemExit as end:  # tyro has printed the help, or what is wrong with an option
+        return int(end.code or 0), ""
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and flush_output("\n"):
+            return Exit.DONE, ""  # who reads our output, such as `head`, has all that it wants
         if error.errno not in DISK_ERRORS:
             traceback.print_exc()
             return Exit.BUG, repr(error)
@@ -79,6 +97,12 @@ def run(argv: list[str]) -> tuple[int, str]:
 
 def parse(argv: list[str]) -> functools.partial[int]:
     """The command of a command line with its settings bound."""
+    if wrong := [word for word in argv if not word.isascii() and _is_torn(word)]:
+        raise UserError(
+            got=f"a command line with {wrong[0]!a}",
+            expected="UTF-8",
+            do="write it in UTF-8; a file with another name has to be renamed",
+        )
     name, rest = (argv[0], argv[1:]) if argv else ("--help", [])
     if name in ("-h", "--help"):
         return functools.partial(_usage)
@@ -208,12 +232,19 @@ def _binder(
 
     @functools.wraps(command)
     def bind(**given: Any) -> functools.partial[int]:
+        check_device_count()
+        check_given(command, {n: value for n, value in given.items() if n not in parts})
         if base is not None:
             validate(given.get("config") or _with_parts(base, {p: given[p] for p in parts}))
         return functools.partial(command, **given)
 
     bind.__signature__ = inspect.signature(functools.partial(command, **parts))  # type: ignore
     return bind
+
+
+def _is_torn(word: str) -> bool:
+    """Whether Python has put surrogates in the place of bytes that are no UTF-8."""
+    return any("\ud800" <= letter <= "\udfff" for letter in word)
 
 
 def _take_option(words: list[str], name: str) -> tuple[str | None, list[str]]:

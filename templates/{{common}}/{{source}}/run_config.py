@@ -5,17 +5,27 @@ Imports no JAX, so that `--help` is instant and platform flags can still be set.
 
 import dataclasses
 import functools
+import inspect
 import math
 import operator
 import os
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from .errors import UserError
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Marks a parameter of a command: `Annotated[int, Bounds(least=0)]`."""
+
+    above: float | None = None
+    least: float | None = None
+    most: float | None = None
 
 
 def setting(
@@ -120,14 +130,44 @@ def check_settings[T](config: T, prefix: str = "") -> T:
         name, value = prefix + field.name, getattr(config, field.name)
         if dataclasses.is_dataclass(value):
             check_settings(value, f"{name}.")
-        elif (expected := _complaint(value, hints[field.name], field.metadata)) is not None:
+        elif expected := _complaint(
+            value, hints[field.name], field.metadata, may_be_empty=not name.endswith("_dir")
+        ):
             raise UserError(
                 got=option(name, value), expected=expected, do="correct it, or leave it out"
             )
     return config
 
 
-def _complaint(value: Any, of_type: Any, bounds: Mapping[str, Any]) -> str | None:
+def check_given(command: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """The same for those parameters of a command that are no settings of a run."""
+    hints = typing.get_type_hints(command, include_extras=True)
+    defaults = inspect.signature(command).parameters
+    for name, value in given.items():
+        marks = getattr(hints[name], "__metadata__", ())  # of an `Annotated`
+        of_type = typing.get_args(hints[name])[0] if marks else hints[name]
+        bounds = next((dataclasses.asdict(m) for m in marks if isinstance(m, Bounds)), {})
+        may_be_empty = defaults[name].default == ""
+        if expected := _complaint(value, of_type, bounds, may_be_empty=may_be_empty):
+            raise UserError(
+                got=option(name, value), expected=expected, do="correct it, or leave it out"
+            )
+
+
+def check_device_count() -> None:
+    """Refuse a JAX_NUM_CPU_DEVICES at which JAX would fail when it is imported."""
+    count = os.environ.get("JAX_NUM_CPU_DEVICES", "1")
+    if not (count.isdecimal() and int(count) > 0):
+        raise UserError(
+            got=f"JAX_NUM_CPU_DEVICES={count}",
+            expected="a whole number of 1 or more",
+            do="correct it, or unset it",
+        )
+
+
+def _complaint(
+    value: Any, of_type: Any, bounds: Mapping[str, Any], *, may_be_empty: bool
+) -> str | None:
     """What a value should be, or None."""
     of_type = getattr(of_type, "__value__", of_type)  # of a `type` alias
     if not _is_of(value, of_type):
@@ -136,6 +176,8 @@ def _complaint(value: Any, of_type: Any, bounds: Mapping[str, Any]) -> str | Non
         return f"a value of type {of_type.__name__ if isinstance(of_type, type) else of_type}"
     if not all(isinstance(v, PLAIN) for v in (value if isinstance(value, tuple) else (value,))):
         return "a bool, int, float, str, None or a tuple of them: config.json holds it"
+    if value == "" and not may_be_empty:
+        return "a text that is not empty"
     if not bounds or isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if not math.isfinite(value):

@@ -23,6 +23,7 @@ from .text.tokenizer import ByteTokenizer, JsonTokenizer
 from .training.axes import spec
 from .training.batches import fit_micro_batches, make_batches
 from .training.layers import state_specs
+from .training.optim_config import smaller_steps
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +108,7 @@ def _on_shapes(learner: Learner, mesh: Mesh) -> Workload:
         rate=("tokens", tokens_per_step),
         flops_per_step=flops_per_token(learner) * tokens_per_step,
         nonfinite="skip",
+        smaller_steps=smaller_steps(learner.config.optim),
         flops_formula="6 x parameters that multiply + causal attention, halved",
     )
 

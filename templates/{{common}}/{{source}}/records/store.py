@@ -198,7 +198,10 @@ def size_bytes(folder: Path) -> int:
 
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it, unless they are there."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # as below /proc; elsewhere it would mean a bug
+        raise NotADirectoryError(errno.ENOTDIR, "no folder can be made", str(folder)) from error
 
 
 def remove(path: Path) -> None:

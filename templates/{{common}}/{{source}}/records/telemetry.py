@@ -23,7 +23,7 @@ type Record = dict[str, Any]
 """One line of metrics.jsonl: `step` first, then numbers; None where one was not finite."""
 type Listener = Callable[[Record], None]
 """Takes each record as it is written. It may also have `artifact(name, path, step)`, which takes
-each file of DIR/artifacts, and `close()`, called at the end."""
+each file of DIR/artifacts, and `close(code)`, called at the end with the run's exit code."""
 
 
 class MetricsLog:
@@ -50,16 +50,19 @@ class MetricsLog:
         """Hand on a file of DIR/artifacts."""
         _call_each(self._takes_artifacts, "artifacts", "artifact", name, path, step)
 
-    def close(self) -> None:
+    def close(self, code: int) -> None:
         """Let every listener finish: stop the bar, flush the trackers."""
         closing = [each for each in self._listeners if hasattr(each, "close")]
-        _call_each(closing, "metrics", "close")
+        _call_each(closing, "metrics", "close", code)
 
 
 def cut_records(path: Path, step: int) -> None:
     """On resume: drop the records beyond `step`, which will be written again. Atomic."""
     if store.exists(path):
-        store.write_lines(path, [r for r in store.read_lines(path) if r.get("step", 0) <= step])
+        kept = [
+            r for r in store.read_lines(path) if isinstance(at := r.get("step"), int) and at <= step
+        ]
+        store.write_lines(path, kept)
 
 
 def record_warnings(run_dir: Path) -> None:

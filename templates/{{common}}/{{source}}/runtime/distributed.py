@@ -75,7 +75,10 @@ def end_together(code: int, reason: str) -> None:
     sys.stdout.flush()
     own = job()
     if own.client is None:
-        sys.exit(code)
+        if not reason:
+            sys.exit(code)
+        sys.stderr.flush()
+        os._exit(code)  # a normal exit would wait for threads, and one that makes a batch may hang
     if not reason:
         # JAX would do so in an exit hook, which comes after Python has waited for all threads,
         # among them those of saves that were given up; leaving the job is what ends these.
@@ -201,7 +204,8 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._signal: int | None = None
-        self._signal_s = 0.0
+        self._signal_s = 0.0  # of the last one that was no repeat
+        self._insisted = False
 
     def decide(self, step: int) -> Exit | None:
         """The exit code to stop with, or None. Call after each step, in every process."""
@@ -216,7 +220,8 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator["StopRequest"]:
-        """Handle the signals; a second Ctrl-C after REPEAT_S raises KeyboardInterrupt."""
+        """Handle the signals; a second Ctrl-C after REPEAT_S raises KeyboardInterrupt, a
+        third one ends the process at once."""
         numbers = [signal.SIGINT] if jax.process_count() > 1 else [signal.SIGINT, signal.SIGTERM]
         previous = {number: signal.signal(number, self._on_signal) for number in numbers}
         try:
@@ -235,6 +240,9 @@ class StopRequest:
             if jax.process_count() > 1:
                 os.kill(os.getpid(), signal.SIGTERM)  # the notifier tells the other processes
         elif number == signal.SIGINT and now_s - self._signal_s > REPEAT_S:
+            if self._insisted:  # what the second one ended does not end
+                os._exit(Exit.INTERRUPTED)
+            self._insisted, self._signal_s = True, now_s
             raise KeyboardInterrupt
 
 

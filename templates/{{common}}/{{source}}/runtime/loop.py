@@ -22,7 +22,7 @@ from .changes import in_words, list_changes
 from .checkpoint import Checkpoints
 from .compiled import abstract_state, count_parameters, describe_state, initialise, jit_step
 from .distributed import StopRequest, Watch, all_agree, barrier, check_shared
-from .guards import CompileCount, FiniteCheck, OneCompilation
+from .guards import CompileCount, FiniteCheck, OneCompilation, debugging_as_asked
 from .lock import only_run_in
 from .prefetch import Prefetch
 from .sharding import describe_shards
@@ -131,7 +131,8 @@ def _run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     code, pending, step = None, None, first
     with ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
-        stack.callback(recorder.close)
+        stack.enter_context(debugging_as_asked())
+        stack.push(recorder.leave)
         stack.callback(checkpoints.wait)
         batches = stack.enter_context(Prefetch(workload, cursor, run_config.prefetch_workers))
         watch = stack.enter_context(closing(Watch(run_config.hang_timeout_s)))
@@ -214,7 +215,7 @@ def _run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
             over = finished or step == run_config.steps
             next_run = "writes the report" if over else "goes on from there"
             log.info("saved at step %d; the same command %s", step, next_run)
-            recorder.stopped(step)
+            recorder.stopped(step, code)
             return code
         clock.enter("evaluate")
         summary, sections = workload.finish(state, watch.beat) if workload.finish else ({}, {})

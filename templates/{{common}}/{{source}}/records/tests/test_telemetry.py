@@ -111,7 +111,7 @@ def test_a_listener_that_raises_is_dropped_with_one_warning(tmp_path, caplog):
     log = MetricsLog(tmp_path / "metrics.jsonl", [broken, seen.append])
     for step in range(3):
         log.add({"step": step})
-    log.close()
+    log.close(0)
     assert (len(calls), len(seen), len(read_lines(tmp_path / "metrics.jsonl"))) == (1, 3, 3)
     assert [r.getMessage() for r in caplog.records] == [
         "broken gets no more metrics: RuntimeError: no network"
@@ -137,7 +137,7 @@ def test_a_tracker_that_takes_no_artifacts_still_gets_metrics(tmp_path, caplog):
     for step in (1, 2):
         log.add_artifact("page", tmp_path / f"{step}.png", step)
         log.add({"step": step})
-    log.close()
+    log.close(0)
     assert metrics == [1, 1, 2, 2]
     assert files == [("page", "1.png", 1), ("page", "2.png", 2)]
     assert [r.getMessage() for r in caplog.records] == [

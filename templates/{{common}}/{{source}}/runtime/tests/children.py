@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import resource
 import socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -145,6 +146,28 @@ def hang(run_dir: Path) -> None:
     config = SamplerConfig(run=RunConfig(run_dir=str(run_dir), hang_timeout_s=2.0, trackers=()))
     stuck = dataclasses.replace(sampler(config), batch=lambda cursor: time.sleep(600))
     loop.run(stuck, config, make_mesh(config.mesh))
+
+
+def stuck(run_dir: Path) -> None:
+    """The same through the console script's ending, with a watch that waits longer."""
+
+    def train() -> int:
+        config = SamplerConfig(run=RunConfig(run_dir=str(run_dir), trackers=()))
+        workload = dataclasses.replace(sampler(config), batch=lambda cursor: time.sleep(600))
+        return loop.run(workload, config, make_mesh(config.mesh))
+
+    cli.find_commands()["train"] = train
+    cli.main(["train"])
+
+
+def train_unread(run_dir: Path) -> None:
+    """`train_sampler`, with a pipe without reader as standard output and error."""
+    reader, writer = os.pipe()
+    os.dup2(writer, 1)
+    os.dup2(writer, 2)
+    os.close(reader)
+    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
+    train_sampler(run_dir, 100_000, 0, 0.01)
 
 
 def optimised(*argv: str) -> None:
