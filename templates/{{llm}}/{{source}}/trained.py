@@ -18,8 +18,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, Int
 
 from .config import Config
+from .data import exact_windows
 from .errors import UserError
-from .evaluate import exact_windows, make_score
+from .evaluate import make_score
 from .generate import decode_stream, make_generate
 from .records.summary import facts
 from .runtime.saved import find_saved, mesh_that_fits
@@ -54,7 +55,7 @@ class Trained:
         least half a row of context where there is that much.
         """
         ids = self.encode(text)
-        windows = exact_windows(self.learner, np.array([0, len(ids)]))
+        windows = exact_windows(np.array([0, len(ids)]), self._seq_len)
         if not len(windows):
             raise UserError(
                 got="a text without tokens",

@@ -12,11 +12,11 @@ from jax.sharding import Mesh, NamedSharding
 from .config import Config
 from .contract import Beat, Section, State, Workload
 from .data import Rows
-from .evaluate import bits_per_byte, make_evaluate
+from .evaluate import baselines, bits_per_byte, make_evaluate
 from .generate import make_artifacts
 from .runtime.distributed import barrier
 from .step import Learner, flops_per_token, init_state, make_learner, train_step
-from .text.prepare import prepare
+from .text.prepare import left_out, prepare
 from .text.settings import TextConfig
 from .text.shards import open_split, open_tokenizer, read_manifest, tokenizer_files
 from .text.tokenizer import ByteTokenizer, JsonTokenizer
@@ -43,10 +43,15 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
     epochs = config.run.steps * data.batch_size / len(rows)
     if jax.process_index() == 0:
         log.info("%d steps are %.2f epochs of %d rows", config.run.steps, epochs, len(rows))
+        if manifest.unusable:
+            log.warning("%s", left_out(manifest))
+    # Now, not at the end: there the devices would wait for xz.
+    compared = baselines(heldout, data.seq_len)
 
     def finish(state: State, beat: Beat) -> tuple[dict[str, Any], dict[str, Section]]:
         summary = {
             **bits_per_byte(learner, state["params"], heldout, mesh, beat),
+            **compared,
             "corpus_sha256": manifest.corpus_sha256,
             "corpus_python": manifest.python,
             "epochs": epochs,

@@ -23,6 +23,7 @@ from .corpus import SplitName
 from .tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer
 
 FORMAT = 1  # of shards and manifest
+LOCK = ".lock"  # of a prepared folder, held by who writes in it
 
 
 @dataclass(frozen=True)
