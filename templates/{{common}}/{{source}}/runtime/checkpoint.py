@@ -16,7 +16,7 @@ import math
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,15 +30,9 @@ from orbax.checkpoint import v1 as ocp
 from ..contract import State
 from ..errors import UserError
 from ..records import store
-from ..run_config import RETIRED, option
-from .distributed import (
-    PeerFailed,
-    agreed_failure,
-    all_agree,
-    barrier,
-    unique,
-    wait_unless_failed,
-)
+from .agree import PeerFailed, agreed_failure, wait_unless_failed
+from .changes import check_identity, check_tree, describe_tree, other_settings
+from .distributed import all_agree, barrier, unique
 from .private import writer_of
 
 log = logging.getLogger(__name__)
@@ -176,14 +170,8 @@ class Checkpoints:
         if (found := self.newest()) is None:
             return None
         path, manifest = found
-        # A setting that was part of the identity once, and is none now, may differ.
-        free = about["config"].keys() - about["identity"]
-        saved = {n: v for n, v in manifest["identity"].items() if n not in free}
-        _check_identity(path, saved, about["identity"], defaults)
-        before, now = manifest["config"], about["config"]
-        other = [n for n in before if n[:4] != "run." and now.get(n, before[n]) != before[n]]
-        settings = [option(n, before[n]) for n in other]
-        check_tree(path, manifest["tree"], abstract, settings)
+        check_identity(path, manifest, about, defaults)
+        check_tree(path, manifest["tree"], abstract, other_settings(manifest, about))
         return load(path, abstract), manifest
 
     def check_none_lost(self) -> None:
@@ -295,51 +283,6 @@ def load(path: Path, abstract: Any) -> Any:
     context.pytree.loading.partial_load = True
     with context:
         return ocp.load(path / "state", abstract)
-
-
-def describe_tree(tree: Any) -> dict[str, str]:
-    """Path -> dtype[shape] of every array."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(p): f"{x.dtype}{list(x.shape)}" for p, x in leaves}
-
-
-def _check_identity(
-    path: Path, saved: dict[str, Any], must_match: dict[str, Any], defaults: dict[str, Any]
-) -> None:
-    ours, saved = RETIRED | must_match, defaults | saved
-    # A field that only the code has cannot be compared. A field that only the checkpoint has was
-    # removed from the code; RETIRED lists those whose behaviour the code has kept.
-    names = [n for n in saved if n not in ours or saved[n] != ours[n]]
-    if names:
-        begun_with = "the data and the code that it began with"
-        if all(n in must_match and (n in defaults or "." in n) for n in names):
-            begun_with = " ".join(option(n, saved[n]) for n in names)
-        raise UserError(
-            got=", ".join(f"{n}={ours.get(n, 'gone (run_config.py: RETIRED)')}" for n in names),
-            expected=", ".join(f"{n}={saved[n]}" for n in names) + f", as in {path}",
-            do=f"run with {begun_with}, or start another run with --run-dir",
-        )
-
-
-def check_tree(
-    path: Path, saved: dict[str, str], abstract: dict[str, Any], settings: Iterable[str] = ()
-) -> None:
-    """UserError unless `saved`, of a manifest, has the arrays of `abstract` and no others.
-
-    `settings`: those of the checkpoint that are others now.
-    """
-    ours = describe_tree(abstract)
-    names = sorted(n for n in saved | ours if saved.get(n) != ours.get(n))
-    if names:
-        some = "; ".join(f"{n}: {ours.get(n, 'nothing')}" for n in names[:4])
-        raise UserError(
-            got=f"a state with {some} ({len(names)} arrays differ)",
-            expected="; ".join(f"{n}: {saved.get(n, 'nothing')}" for n in names[:4])
-            + f", as in {path}",
-            do="the code that makes the state has changed, or a setting: undo that"
-            + "".join(f" ({words} was it)" for words in settings)
-            + ", or take another --run-dir",
-        )
 
 
 def _fail(error: Exception) -> None:

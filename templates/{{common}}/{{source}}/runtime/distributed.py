@@ -4,24 +4,21 @@ A Python exception in one process does not end the others by itself: they wait i
 JAX aborts them with 134, which schedulers take for a machine fault. So a failing process leaves its
 exit code in the coordinator's key-value store, where a thread of every other process finds it. A
 process that is killed leaves nothing: it is lost when it does not answer, or when JAX's heartbeats
-say so. Failures of a save are exchanged in the same store.
+say so.
 """
 
 import atexit
-import concurrent.futures
 import contextlib
 import ctypes
 import faulthandler
 import itertools
 import os
-import secrets
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -29,15 +26,13 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ..errors import Exit, UserError
-from ..records import store
+from ..errors import Exit
 from ..run_config import job_variables
 from .private import job, tpu_hosts
 
 POLL_S = 0.5
 BARRIER_MS = 24 * 3600 * 1000  # one process may prepare data for hours while the others wait
 ANSWER_S = 10.0  # a process that lives answers within
-SHARED_S = 10.0  # a file appears on all hosts within
 REPEAT_S = 2.0  # a launcher such as `uv run` forwards the signal that the terminal sends us too
 _numbers = itertools.count()  # of unique names; all processes reach them in the same order
 
@@ -262,89 +257,3 @@ def barrier(name: str) -> None:
 def unique(name: str) -> str:
     """A name that is used once in a job; call it in all processes in the same order."""
     return f"{name} {next(_numbers)}"
-
-
-def exchange(name: str, text: str) -> dict[int, str]:
-    """What each process says under a unique name, by process; waits for all, in any thread."""
-    own = job()
-    if own.client is None:
-        return {0: text}
-    own.client.key_value_set(f"{name}/{own.process_id}", text)
-    while len(said := _said(name)) < own.num_processes:
-        time.sleep(POLL_S)
-    return said
-
-
-def _said(name: str) -> dict[int, str]:
-    found = job().client.key_value_dir_get(f"{name}/")
-    return {int(key.split("/")[-1]): text for key, text in found}
-
-
-class PeerFailed(Exception):
-    """Another process could not do its part, and says why."""
-
-
-def agreed_failure(name: str, error: Exception | None) -> Exception | None:
-    """The failure of any process, the same in all; None where none failed. Call it in every one."""
-    own = job()
-    if own.client is None:
-        return error
-    text = ""
-    if error is not None:
-        # One that gave up because of another process repeats what that one said.
-        who = "" if isinstance(error, PeerFailed) else f"process {own.process_id}: "
-        text = who + (str(error) or repr(error)).splitlines()[0]
-    found = exchange(name, text)
-    return next((PeerFailed(found[index]) for index in sorted(found) if found[index]), None)
-
-
-def wait_unless_failed(wait: Callable[[], object], name: str) -> None:
-    """Wait for what all processes take part in; PeerFailed once one of them failed under `name`.
-
-    `wait` is left behind in its thread then: nothing can end a wait in Orbax's barriers, which is
-    up to 20 minutes long.
-    """
-    if job().client is None:
-        wait()
-        return
-    done: concurrent.futures.Future[object] = concurrent.futures.Future()
-
-    def run() -> None:
-        try:
-            done.set_result(wait())
-        except BaseException as error:
-            done.set_exception(error)
-
-    threading.Thread(target=run, name="waiting", daemon=True).start()
-    while not concurrent.futures.wait([done], POLL_S).done:
-        if failed := [text for text in _said(name).values() if text]:
-            raise PeerFailed(failed[0])
-    done.result()
-
-
-def check_shared(folder: Path) -> None:
-    """Refuse a folder that is not the same in all processes: process 0 puts a file there."""
-    own = job()
-    if own.client is None:
-        return
-    file = folder / f".shared-{exchange(unique('file'), secrets.token_hex(8))[0]}"
-    if own.process_id == 0:
-        store.write(file, b"", sync=False)
-    end_s = time.monotonic() + SHARED_S
-    # NFS remembers for a while what was not there; a listing asks its server.
-    while not (seen := {folder.name, file.name} <= _listed(folder)) and time.monotonic() < end_s:
-        time.sleep(POLL_S)
-    answers = exchange(unique("shared"), "" if seen else "not seen")
-    if own.process_id == 0:
-        store.remove(file)
-    if blind := [str(index) for index in sorted(answers) if answers[index]]:
-        raise UserError(
-            got=f"{folder.absolute()}, where process {', '.join(blind)} does not see the files of "
-            "process 0",
-            expected="a folder that all processes share",
-            do="take a --run-dir on a file system that every host mounts under the same path",
-        )
-
-
-def _listed(folder: Path) -> set[str]:
-    return {*store.names(folder.absolute().parent), *store.names(folder)}

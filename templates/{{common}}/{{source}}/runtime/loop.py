@@ -18,10 +18,11 @@ from ..errors import Exit, UserError
 from ..records import provenance, store, telemetry
 from ..records.recorder import Recorder, reported
 from ..run_config import RunConfig, absolute_paths, identity_of, to_dict, tunables_of
+from .agree import check_shared
 from .changes import in_words, list_changes
 from .checkpoint import Checkpoints
 from .compiled import abstract_state, count_parameters, describe_state, initialise, jit_step
-from .distributed import StopRequest, Watch, all_agree, barrier, check_shared
+from .distributed import StopRequest, Watch, all_agree, barrier
 from .guards import CompileCount, FiniteCheck, OneCompilation, debugging_as_asked
 from .lock import only_run_in
 from .prefetch import Prefetch

@@ -12,8 +12,8 @@ from ..contract import State
 from ..errors import UserError
 from ..records import provenance
 from ..run_config import MeshConfig, from_dict
-from .changes import changed_files
-from .checkpoint import Checkpoints, check_tree, load
+from .changes import changed_files, check_tree
+from .checkpoint import Checkpoints, load
 from .compiled import with_shardings
 from .sharding import make_mesh, named
 
