@@ -11,6 +11,7 @@ import inspect
 import logging
 import os
 import pkgutil
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -38,7 +39,7 @@ from .run_config import (
 # Of the machine or of a path, not of the program: full, read-only, forbidden, broken, too many
 # open files; no folder, too long.
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
-DISK_ERRORS |= {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
+DISK_ERRORS |= {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.EFBIG}
 DISK_ERRORS |= {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 CONFIG = "--config"
 
@@ -48,6 +49,8 @@ log = logging.getLogger(__name__)
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the console script; ends the process."""
     open_console()
+    # Before a run listens, and after: nothing is lost then, and the same command goes on.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(Exit.PREEMPTED))
     ours = logging.getLogger(__package__)
     ours.setLevel(logging.INFO)
     ours.propagate = False  # libraries add handlers to the root logger

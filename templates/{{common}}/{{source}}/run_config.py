@@ -131,7 +131,7 @@ def check_settings[T](config: T, prefix: str = "") -> T:
         if dataclasses.is_dataclass(value):
             check_settings(value, f"{name}.")
         elif expected := _complaint(
-            value, hints[field.name], field.metadata, may_be_empty=not name.endswith("_dir")
+            value, hints[field.name], field.metadata, is_folder=name.endswith("_dir")
         ):
             raise UserError(
                 got=option(name, value), expected=expected, do="correct it, or leave it out"
@@ -147,8 +147,8 @@ def check_given(command: Callable[..., Any], given: Mapping[str, Any]) -> None:
         marks = getattr(hints[name], "__metadata__", ())  # of an `Annotated`
         of_type = typing.get_args(hints[name])[0] if marks else hints[name]
         bounds = next((dataclasses.asdict(m) for m in marks if isinstance(m, Bounds)), {})
-        may_be_empty = defaults[name].default == ""
-        if expected := _complaint(value, of_type, bounds, may_be_empty=may_be_empty):
+        is_folder = name.endswith("_dir") and defaults[name].default != ""
+        if expected := _complaint(value, of_type, bounds, is_folder=is_folder):
             raise UserError(
                 got=option(name, value), expected=expected, do="correct it, or leave it out"
             )
@@ -166,7 +166,7 @@ def check_device_count() -> None:
 
 
 def _complaint(
-    value: Any, of_type: Any, bounds: Mapping[str, Any], *, may_be_empty: bool
+    value: Any, of_type: Any, bounds: Mapping[str, Any], *, is_folder: bool
 ) -> str | None:
     """What a value should be, or None."""
     of_type = getattr(of_type, "__value__", of_type)  # of a `type` alias
@@ -176,8 +176,8 @@ def _complaint(
         return f"a value of type {of_type.__name__ if isinstance(of_type, type) else of_type}"
     if not all(isinstance(v, PLAIN) for v in (value if isinstance(value, tuple) else (value,))):
         return "a bool, int, float, str, None or a tuple of them: config.json holds it"
-    if value == "" and not may_be_empty:
-        return "a text that is not empty"
+    if is_folder and (not value or "://" in str(value)):  # it would be a local folder `gs:`
+        return "a folder of a file system that is mounted here"
     if not bounds or isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if not math.isfinite(value):

@@ -98,6 +98,11 @@ class Recorder:
         except OSError as error:
             log.warning("artifacts of step %d are lost (%s); the run goes on", step, error)
 
+    def durable(self) -> None:
+        """All records so far are in metrics.jsonl; OSError where they are not. In any thread."""
+        if self._primary:
+            self._log.durable()
+
     def saved(self, blocking_s: float) -> None:
         """Note how long a save blocked the loop."""
         self._saves_s.append(blocking_s)

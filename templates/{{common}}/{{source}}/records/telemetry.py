@@ -9,8 +9,9 @@ import contextlib
 import json
 import logging
 import math
+import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ class MetricsLog:
     """Appends records to a file of JSON lines and hands each to the listeners."""
 
     def __init__(self, path: Path, listeners: Iterable[Listener] = ()) -> None:
-        self._path, self._disk_failed = path, False
+        self._path, self._lock = path, threading.Lock()
+        self._unwritten: deque[str] = deque()  # what the disk has refused, in order
         self._listeners = list(listeners)
         # A separate list: a tracker that fails on a file still gets the metrics.
         self._takes_artifacts = [each for each in self._listeners if hasattr(each, "artifact")]
@@ -38,13 +40,21 @@ class MetricsLog:
     def add(self, record: Record) -> None:
         """Append and hand on; neither a full disk nor a broken listener stops the run."""
         clean = {"step": plain(record["step"])} | {k: plain(v) for k, v in record.items()}
+        has_failed = bool(self._unwritten)
+        self._unwritten.append(json.dumps(clean, allow_nan=False))
         try:
-            store.append(self._path, json.dumps(clean, allow_nan=False))
+            self.durable()
         except OSError as error:
-            if not self._disk_failed:
-                log.warning("%s: records are being lost (%s); the run goes on", self._path, error)
-            self._disk_failed = True
+            if not has_failed:
+                log.warning("%s: %s; its records are kept and tried again", self._path, error)
         _call_each(self._listeners, "metrics", "__call__", clean)
+
+    def durable(self) -> None:
+        """Write what the disk has refused so far; OSError where it does again. In any thread."""
+        with self._lock:
+            while self._unwritten:
+                store.append(self._path, self._unwritten[0])
+                self._unwritten.popleft()
 
     def add_artifact(self, name: str, path: Path, step: int) -> None:
         """Hand on a file of DIR/artifacts."""
@@ -52,6 +62,10 @@ class MetricsLog:
 
     def close(self, code: int) -> None:
         """Let every listener finish: stop the bar, flush the trackers."""
+        try:
+            self.durable()
+        except OSError as error:
+            log.warning("%s: records are lost: %s", self._path, error)
         closing = [each for each in self._listeners if hasattr(each, "close")]
         _call_each(closing, "metrics", "close", code)
 

@@ -113,6 +113,10 @@ def _run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
             sink.add(step, outputs)
         return values
 
+    def durable() -> None:
+        sink.durable()
+        recorder.durable()
+
     def log_pending(pending: tuple[int, Metrics, Outputs] | None) -> None:
         if pending is not None:
             recorder.step(pending[0], settle(*pending))
@@ -200,7 +204,7 @@ def _run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
                         sink.write(step)
                         # While steps are skipped, the older checkpoints may be what is wanted.
                         rotate = not finite.skipping
-                        checkpoints.save(step, state, about | so_far, sink.durable, rotate=rotate)
+                        checkpoints.save(step, state, about | so_far, durable, rotate=rotate)
                         recorder.saved(time.monotonic() - began_s)
                 if stopping:
                     break

@@ -90,6 +90,21 @@ def test_cut_of_no_file_makes_none(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+def test_what_a_disk_refuses_is_written_later_and_in_order(tmp_path, monkeypatch, caplog):
+    log, path = MetricsLog(tmp_path / "metrics.jsonl"), tmp_path / "metrics.jsonl"
+    log.add({"step": 1})
+    with monkeypatch.context() as broken:
+        broken.setattr(store, "append", lambda *_: (_ for _ in ()).throw(OSError("away")))
+        for step in (2, 3):
+            log.add({"step": step})
+        with pytest.raises(OSError, match="away"):
+            log.durable()  # a checkpoint waits for this
+    assert caplog.text.count("kept and tried again") == 1
+    log.add({"step": 4})
+    log.durable()
+    assert [record["step"] for record in store.read_lines(path)] == [1, 2, 3, 4]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
 def test_full_disk_warns_once_and_feeds_the_listeners(tmp_path, caplog):
     seen = []

@@ -16,7 +16,49 @@ from ...errors import Exit
 from .. import distributed
 from ..distributed import REPEAT_S, StopRequest, Watch
 from ..sink import read_outputs
+from . import faults
 from .children import Child, hang, steps_of, stuck, train_sampler, train_unread
+
+# A cell of the table for each fault and each moment; `faults.py` tries every one.
+COVER = [
+    ("kill", "save", 1),
+    ("SIGTERM", "start", 1),
+    ("SIGTERM", "evaluation", 2),
+    ("disk full", "step", 1),
+    ("disk full for one", "evaluation", 2),
+    ("read error", "start", 1),
+    ("store down", "save", 1),
+    ("flipped byte", "start", 1),
+    ("missing file", "start", 2),
+    ("stalled", "compile", 1),
+    ("stalled host", "step", 2),
+    ("lost coordinator", "report", 2),
+    ("lost peer", "save", 2),
+    ("second start", "step", 1),
+    ("folder not shared", "start", 2),
+    ("clock set back", "compile", 1),
+]
+CELLS = {(cell.fault.name, cell.moment, cell.processes): cell for cell in faults.cells()}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
+    return faults.prepare(tmp_path_factory.mktemp("faults"))
+
+
+@pytest.mark.parametrize("cell", COVER, ids=lambda cell: ", ".join(map(str, cell)))
+def test_nothing_is_lost(
+    prepared: tuple[Path, np.ndarray], tmp_path: Path, cell: tuple[str, str, int]
+) -> None:
+    wrongs = list(faults.wrongs(CELLS[cell], *prepared, tmp_path))
+    logs = "\n".join(path.read_text() for path in sorted(tmp_path.glob("*")) if path.is_file())
+    assert not wrongs, logs
+
+
+def test_the_cover_has_every_fault_and_every_moment() -> None:
+    names, moments, processes = map(set, zip(*COVER, strict=True))
+    assert names == {fault.name for fault in faults.FAULTS}
+    assert (moments, processes) == (set(faults.MOMENTS), {1, 2})
 
 
 def test_twenty_kills_leave_no_gap_and_no_duplicate(tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """What happens to one of two processes: both end with the right code, soon, and lose nothing."""
 
-import os
-import signal
 import time
 from pathlib import Path
 
@@ -9,7 +7,7 @@ import pytest
 
 from ...errors import Exit
 from ..sink import read_outputs
-from .children import Child, start_two, steps_of, train_sampler
+from .children import Child, start_two, train_sampler
 
 LIMIT = 20_000  # bytes of a file; the arrays of a checkpoint need more, its lists of names less
 
@@ -46,30 +44,3 @@ def test_a_disk_that_is_full_for_one(tmp_path: Path, victim: int) -> None:
     logs = ends_of(start_two(train_sampler, *full, folder=tmp_path), [Exit.USER] * 2, 120)
     assert "free some space" in logs
     assert checkpoints(run_dir)[-1] == "00000040"
-
-
-@pytest.mark.parametrize(
-    ("victim", "moment"), [(0, "start"), (0, "step"), (1, "step"), (0, "save")]
-)
-def test_a_process_that_is_killed(tmp_path: Path, victim: int, moment: str) -> None:
-    """Out of memory, or its host is reclaimed: the other one says that it can be run again."""
-    run_dir = tmp_path / "run"
-    args = (run_dir, 100_000, 1 if moment == "save" else 7, 0.01)
-    pair = start_two(train_sampler, args, args, folder=tmp_path)
-    seen = {
-        "start": run_dir.exists,
-        "step": lambda: max(steps_of(run_dir), default=0) > 8,
-        "save": lambda: any(run_dir.glob("checkpoints/*/*orbax-checkpoint-tmp*")),
-    }
-    pair[0].wait_for(seen[moment])
-    os.kill(pair[victim].process.pid, signal.SIGKILL)
-    codes = [int(Exit.PEER_LOST)] * 2
-    codes[victim] = -signal.SIGKILL
-    ends_of(pair, codes, 60)
-
-
-def test_a_run_folder_that_is_not_shared(tmp_path: Path) -> None:
-    args = [(tmp_path / f"host{index}" / "run", 10, 5) for index in range(2)]
-    logs = ends_of(start_two(train_sampler, *args, folder=tmp_path), [Exit.USER] * 2, 90)
-    assert "where process 1 does not see the files of process 0" in logs
-    assert [path.name for path in (tmp_path / "host0" / "run").rglob("*")] == ["lock"]
