@@ -126,13 +126,14 @@ def check_settings[T](config: T, prefix: str = "") -> T:
     tyro checks types and choices of a command line alone; presets and files come here.
     """
     hints = typing.get_type_hints(type(config))
+    plain = "a bool, int, float, str, None or a tuple of them: config.json holds it"
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         name, value = prefix + field.name, getattr(config, field.name)
         if dataclasses.is_dataclass(value):
             check_settings(value, f"{name}.")
         elif expected := _complaint(
             value, hints[field.name], field.metadata, is_folder=name.endswith("_dir")
-        ):
+        ) or ("" if _is_plain(value) else plain):
             raise UserError(
                 got=option(name, value), expected=expected, do="correct it, or leave it out"
             )
@@ -174,8 +175,6 @@ def _complaint(
         if typing.get_origin(of_type) is Literal:
             return f"one of {', '.join(map(str, typing.get_args(of_type)))}"
         return f"a value of type {of_type.__name__ if isinstance(of_type, type) else of_type}"
-    if not all(isinstance(v, PLAIN) for v in (value if isinstance(value, tuple) else (value,))):
-        return "a bool, int, float, str, None or a tuple of them: config.json holds it"
     if is_folder and (not value or "://" in str(value)):  # it would be a local folder `gs:`
         return "a folder of a file system that is mounted here"
     if not bounds or isinstance(value, bool) or not isinstance(value, int | float):
@@ -205,6 +204,10 @@ def _is_of(value: Any, of_type: Any) -> bool:
     if isinstance(value, bool):
         return of_type is bool
     return isinstance(value, (int, float) if of_type is float else of_type)
+
+
+def _is_plain(value: Any) -> bool:
+    return all(isinstance(v, PLAIN) for v in (value if isinstance(value, tuple) else (value,)))
 
 
 def option(name: str, value: Any) -> str:

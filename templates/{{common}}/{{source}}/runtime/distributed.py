@@ -81,7 +81,8 @@ def end_together(code: int, reason: str) -> None:
         sys.exit(code)
     try:
         _follow_failure()  # a collective that broke shows that another process ended first
-        if code == Exit.BUG and (lost := _silent_peers()):
+        # A lost peer shows as a broken collective, or as one that never ends.
+        if code in (Exit.BUG, Exit.HUNG) and (lost := _silent_peers()):
             code, reason = Exit.PEER_LOST, f"process {min(lost)} is gone"
             print(f"\n{reason}: run the same command again", file=sys.stderr)
         own.client.key_value_set(

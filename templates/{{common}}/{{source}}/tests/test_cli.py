@@ -52,6 +52,18 @@ def test_unknown_words_name_near_ones(
     assert words in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_takes_its_own_defaults(name: str) -> None:
+    command = COMMANDS[name]
+    needed = [
+        word
+        for parameter in inspect.signature(command).parameters.values()
+        if parameter.default is parameter.empty and parameter.name not in cli._settings_of(command)
+        for word in (f"--{parameter.name.replace('_', '-')}", "x")
+    ]
+    assert callable(cli.parse([name, *needed]))
+
+
 def config_of(*argv: str) -> Config:
     return cli.parse([TRAIN, *argv]).keywords["config"]
 
