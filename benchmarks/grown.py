@@ -4,6 +4,7 @@ Nothing here is measured. Standard library only at module level: the workers imp
 environments of their own (PyTorch's is Python 3.11).
 """
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from statistics import median
@@ -48,35 +50,53 @@ def enter_project():
     keep_freed_memory()  # as the console script does
 
 
-class Worker:
-    """A process that answers each JSON line it is sent with one."""
+class WorkerEnded(SystemExit):
+    """A worker's process ended instead of answering."""
 
-    def __init__(self, *command, **environment):
-        self.process = subprocess.Popen(
-            [str(part) for part in command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
-        )
+
+class Worker:
+    """A process that answers each JSON line it is sent with one.
+
+    log: a file for what it prints. limit_s: it is killed so many seconds after its start.
+    """
+
+    def __init__(self, *command, log=None, limit_s=None, **environment):
+        with contextlib.ExitStack() as opened:
+            self.process = subprocess.Popen(
+                [str(part) for part in command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=opened.enter_context(open(log, "w")) if log else None,
+                text=True,
+                env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
+            )
+        self.timer = threading.Timer(limit_s or 1e6, self.process.kill)
+        self.timer.daemon = True
+        self.timer.start()
 
     def ask(self, call, **arguments):
         """Have `call(**arguments)` run there; what it returns."""
-        self.process.stdin.write(json.dumps([call, arguments]) + "\n")
-        self.process.stdin.flush()
+        try:
+            self.process.stdin.write(json.dumps([call, arguments]) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it ended before it was asked; the empty answer says so
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self.process.args} ended with code {self.process.wait()}")
+            raise WorkerEnded(f"{self.process.args} ended with code {self.process.wait()}")
         return json.loads(line)
 
     def close(self):
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it ended on its own, as `ask` has reported
+            self.process.stdin.close()
         self.process.wait()
+        self.timer.cancel()
 
 
 def serve(*functions):
     """The other end of `Worker`: answer until stdin ends. Prints of libraries go to stderr."""
-    answers, sys.stdout = sys.stdout, sys.stderr
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # those of C++ too
     by_name = {function.__name__: function for function in functions}
     for line in sys.stdin:
         call, arguments = json.loads(line)

@@ -1,17 +1,18 @@
-"""A plain PyTorch GPT of the emitted model's architecture, as a worker (Python 3.11, torch CPU).
+"""A plain PyTorch GPT of the emitted model's architecture, as a worker; knows nothing of JAX.
 
 Written as one would write it in PyTorch: nn.Linear, nn.RMSNorm, scaled_dot_product_attention with
-is_causal, fused AdamW, clip_grad_norm_.
+is_causal, fused AdamW, clip_grad_norm_; float32 masters under bfloat16 autocast.
 """
 
-import contextlib
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
 from grown import serve
 from torch import nn
 from torch.nn import functional as F
+from traced import top_operations
 
 now = {}  # model, optimizer, tokens: what the calls below share
 
@@ -64,6 +65,7 @@ class Transformer(nn.Module):
     def __init__(self, c):
         super().__init__()
         self.embedding = nn.Embedding(c["vocab"], c["width"])
+        nn.init.normal_(self.embedding.weight, std=c["width"] ** -0.5)  # it makes logits too
         self.blocks = nn.ModuleList(Block(c) for _ in range(c["layers"]))
         self.final_norm = nn.RMSNorm(c["width"], eps=1e-6)
         exponents = torch.arange(0, c["head_dim"], 2, dtype=torch.float64) / c["head_dim"]
@@ -73,15 +75,55 @@ class Transformer(nn.Module):
 
     def forward(self, tokens):
         x = self.embedding(tokens)
+        if torch.is_autocast_enabled(x.device.type):  # a residual stream in bfloat16, as ours
+            x = x.to(torch.get_autocast_dtype(x.device.type))
         for block in self.blocks:
             x = block(x, self.cos, self.sin)
         return F.linear(self.final_norm(x), self.embedding.weight)
 
 
-def build(config, weights, compiled=False, bfloat16=False):
-    """The model with our parameters; the largest difference of logits and token losses to ours."""
+def build(config, weights="", compiled=False, bfloat16=False, device="cpu", attention=""):
+    """The model, with our parameters where `weights` has them; then how far it is from ours.
+
+    attention: the only kernel that scaled_dot_product_attention may take: flash, cudnn, ...
+    """
     torch.manual_seed(0)
-    data, model = np.load(weights), Transformer(config)
+    torch.set_float32_matmul_precision("high")
+    if attention:
+        for kernel in ("flash", "mem_efficient", "cudnn", "math"):
+            getattr(torch.backends.cuda, f"enable_{kernel}_sdp")(kernel == attention)
+    with torch.device(device):
+        model = Transformer(config)
+    facts = {"versions": f"torch {torch.__version__}, {torch.get_num_threads()} threads"}
+    if weights:
+        data = np.load(weights)
+        tokens, facts = data["batch"], facts | compare(model, data)
+    else:
+        parts = config["micro_batches"]
+        shape = (parts, config["batch_size"] // parts, config["seq_len"] + 1)
+        tokens = np.random.default_rng(0).integers(1, config["vocab"], shape)
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    others = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    now["optimizer"] = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), fused=True)
+    tokens = torch.from_numpy(tokens).long().to(device)
+    now["micro_batches"] = [(rows[:, :-1], rows[:, 1:]) for rows in tokens]
+
+    def objective(inputs, targets):
+        with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+            logits = model(inputs)
+        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+
+    now["model"] = model
+    now["objective"] = torch.compile(objective, fullgraph=True) if compiled else objective
+    began_s = time.perf_counter()
+    if compiled:  # compiling runs the model: take no step, so that both sides stay together
+        now["objective"](*now["micro_batches"][0]).backward()
+    return facts | {"compile_s": time.perf_counter() - began_s}
+
+
+def compare(model, data):
+    """Copy our parameters; the largest difference of logits and token losses to ours."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             block, _, rest = name.removesuffix(".weight").partition(".")
@@ -95,48 +137,33 @@ def build(config, weights, compiled=False, bfloat16=False):
         tokens = torch.from_numpy(data["tokens"]).long()
         logits = model(tokens[:, :-1])
         losses = F.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    others = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-    now["optimizer"] = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), fused=True)
-    batch = torch.from_numpy(data["batch"]).long()
-    now["inputs"], now["targets"] = batch.flatten(0, 1)[:, :-1], batch.flatten(0, 1)[:, 1:]
-    now["model"] = torch.compile(model) if compiled else model
-    now["bfloat16"] = bfloat16
-    began_s = time.perf_counter()
-    if compiled:  # compiling runs the model: take no step, so that both sides stay together
-        F.cross_entropy(
-            now["model"](now["inputs"]).flatten(0, 1), now["targets"].flatten()
-        ).backward()
     return {
         "logits": float(np.abs(logits.numpy() - data["logits"]).max()),
         "losses": float(np.abs(losses.numpy() - data["losses"]).max()),
-        "compile_s": time.perf_counter() - began_s,
-        "versions": f"torch {torch.__version__}, {torch.get_num_threads()} threads",
     }
 
 
-def step():
-    """One update."""
-    model, optimizer = now["model"], now["optimizer"]
-    optimizer.zero_grad(set_to_none=True)
-    half = torch.autocast("cpu", torch.bfloat16) if now["bfloat16"] else contextlib.nullcontext()
-    with half:
-        logits = model(now["inputs"])
-    loss = F.cross_entropy(logits.float().flatten(0, 1), now["targets"].flatten())
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    now["loss"] = loss.item()
+def advance(steps):
+    """Take steps, one dispatched after the other; the loss of the last one, which is waited for."""
+    for _ in range(steps):
+        now["optimizer"].zero_grad(set_to_none=True)
+        total = 0.0
+        for micro_batch in now["micro_batches"]:
+            part = now["objective"](*micro_batch) / len(now["micro_batches"])
+            part.backward()
+            total = total + part.detach()
+        nn.utils.clip_grad_norm_(now["model"].parameters(), 1.0)
+        now["optimizer"].step()
+    now["loss"] = float(total)
+    return now["loss"]
 
 
 def run(steps, clock="perf_counter"):
     """Seconds a step over `steps` steps, after one that is not counted."""
     clock_s = getattr(time, clock)
-    for count in (1, steps):
-        began_s = clock_s()
-        for _ in range(count):
-            step()
+    advance(1)
+    began_s = clock_s()
+    advance(steps)
     return (clock_s() - began_s) / steps
 
 
@@ -145,5 +172,19 @@ def loss():
     return now["loss"]
 
 
+def profile(steps, folder):
+    """The largest operations of some steps."""
+    with torch.profiler.profile() as profiler:
+        advance(steps)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    profiler.export_chrome_trace(f"{folder}/torch.json.gz")
+    return top_operations(folder, steps)
+
+
+def memory():
+    """Peak bytes in use on the device; None for a CPU."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+
+
 if __name__ == "__main__":
-    serve(build, run, loss)
+    serve(build, run, loss, advance, profile, memory)

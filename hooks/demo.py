@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import copier
-from link import BUILD, ROOT, snapshot
+from link import BUILD, ROOT, python_for, snapshot
 
 COMMANDS = ("train demo", "sample --run-dir runs/demo --chars 300")
 
@@ -79,6 +79,7 @@ def main(kind: str) -> int:
     try:
         demo = settle(kind)
         environment = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}
+        environment |= python_for(demo)
         uv = environment.get("UV", "uv")  # set by `uv run`
         for command in COMMANDS:
             print(f"\nbuild/demo $ uv run acorn {command}", flush=True)

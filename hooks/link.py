@@ -4,7 +4,9 @@ A maintainer edits the sources and runs or tests them there, in place. Rendered 
 are copies: run `make link` again after changing one, or after adding a file. Not for users.
 """
 
+import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -31,6 +33,21 @@ def snapshot(into: Path) -> Path:
     for name in ("copier.yml", "LICENSE"):
         shutil.copy2(ROOT / name, into / name)
     return into
+
+
+def python_for(project: Path) -> dict[str, str]:
+    """UV_PYTHON for a project where uv alone finds no Python: the one that runs this.
+
+    That one may be a pyenv version that is not on PATH, which `uv.sh` has found.
+    """
+    if "UV_PYTHON" in os.environ:
+        return {}
+    kept = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}
+    command = [os.environ.get("UV", "uv"), "python", "find", "--quiet"]  # `uv run` sets UV
+    looked = subprocess.run(
+        command, cwd=project, env=kept | {"UV_PYTHON_DOWNLOADS": "never"}, capture_output=True
+    )
+    return {} if looked.returncode == 0 else {"UV_PYTHON": str(Path(sys.executable).resolve())}
 
 
 def destination(source: Path, package: str) -> Path:
@@ -69,4 +86,5 @@ def link(kind: str) -> Path:
 
 if __name__ == "__main__":
     where = link(sys.argv[1] if len(sys.argv) > 1 else "llm")
-    print(f"cd {where.relative_to(ROOT)} && uv run pytest")
+    python = "".join(f"{name}={value} " for name, value in python_for(where).items())
+    print(f"cd {where.relative_to(ROOT)} && {python}uv run pytest")

@@ -58,6 +58,34 @@ def test_a_demo_that_is_stopped_while_it_grows_leaves_nothing(
     assert list(build.iterdir()) == []
 
 
+def test_the_demo_runs_on_the_python_that_runs_the_template(
+    tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[dict[str, str]] = []
+    grown = tmp_path / "demo"
+    shutil.copytree(project, grown)
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setattr(demo, "settle", lambda kind: grown)
+    monkeypatch.setattr(demo, "run", lambda command, folder, environment: ran.append(environment))
+    uv = os.environ.get("UV") or shutil.which("uv") or ""
+    for name in [name for name in os.environ if name.startswith(("UV_PYTHON", "VIRTUAL"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("UV", uv)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))  # no Python on it, as with pyenv's alone
+    monkeypatch.setenv("UV_PYTHON_INSTALL_DIR", str(tmp_path / "managed"))
+    monkeypatch.setenv("UV_PYTHON_DOWNLOADS", "never")
+    assert demo.main("llm") == 0
+    assert len(ran) == len(demo.COMMANDS)
+    show = "import os, sys; print(os.path.realpath(sys.executable))"
+    command = [uv, "run", "--offline", "--no-project", "python", "-c", show]
+    found = subprocess.run(command, cwd=grown, env=ran[0], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.strip() == str(Path(sys.executable).resolve())
+    # Where uv finds one, the project decides.
+    (tmp_path / "bin" / "python3.12").symlink_to(Path(sys.executable).resolve())
+    assert link.python_for(grown) == {}
+
+
 @pytest.mark.slow
 def test_the_group_grow_is_enough_for_demo_and_link() -> None:
     target = (link.ROOT / "Makefile").read_text("utf-8").partition("GROW := run ")[2]

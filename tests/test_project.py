@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from growing import commit_all, git, grow, releases, template_repository
 from link import ROOT
-from updating import MOVED_SINCE, NEWER, PINNED, adopt, documented, follow, release_next, update
+from updating import NEWER, PINNED, adopt, follow_releases, release_next, update
 
 pytestmark = pytest.mark.slow
 # Emitted tests that together run every dependency, and are short: for the lowest versions.
@@ -268,10 +268,7 @@ def test_a_run_begun_at_a_past_release_goes_on_after_the_update(
     past = losses_of(project / "runs" / "past")
     assert list(past) == list(range(1, 21))
 
-    if version in MOVED_SINCE:
-        follow(documented("How to update"), project)
-    else:
-        update(project, PINNED)
+    follow_releases(project, version)
     assert (project / "src" / "acorn" / "runtime").is_dir()
     uv(project, "sync")
     uv(project, *train, "--run-dir", "runs/past", "--steps", "40")

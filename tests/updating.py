@@ -12,7 +12,8 @@ from link import ROOT
 
 PINNED = "v999.0.0"  # the working tree
 NEWER = "v1000.0.0"  # made in the test
-MOVED_SINCE = {"0.1.0"}  # releases from which the notes give another way
+MOVED_SINCE = {"0.1.0"}  # releases from which the notes give another way, to MOVED_IN
+MOVED_IN = "v0.2.0"
 ROLES = ("AUTHOR", "COMMITTER")
 
 
@@ -120,3 +121,10 @@ def follow(commands: list[str], project: Path) -> str:
     # A merge comes last.
     assert done.returncode == (1 if "CONFLICT" in done.stdout else 0), told
     return told
+
+
+def follow_releases(project: Path, version: str) -> None:
+    """From a past release to the working tree, as the notes say, without edits that conflict."""
+    if version in MOVED_SINCE:
+        follow(documented("How to update"), project)
+    update(project, PINNED)

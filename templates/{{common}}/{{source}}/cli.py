@@ -11,6 +11,7 @@ import inspect
 import logging
 import os
 import pkgutil
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -22,12 +23,24 @@ import tyro
 
 from . import commands
 from .config import PRESETS, Config, validate
+from .console import flush_output, open_console
 from .errors import Exit, UserError
 from .records import store
-from .run_config import RETIRED, check_settings, flatten, from_dict, to_dict
+from .run_config import (
+    RETIRED,
+    check_device_count,
+    check_given,
+    check_settings,
+    flatten,
+    from_dict,
+    to_dict,
+)
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-PATH_ERRORS = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
+# Of the machine or of a path, not of the program: full, read-only, forbidden, broken, too many
+# open files; no folder, too long.
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+DISK_ERRORS |= {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.EFBIG}
+DISK_ERRORS |= {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 CONFIG = "--config"
 
 log = logging.getLogger(__name__)
@@ -35,6 +48,9 @@ log = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the console script; ends the process."""
+    open_console()
+    # Before a run listens, and after: nothing is lost then, and the same command goes on.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(Exit.PREEMPTED))
     ours = logging.getLogger(__package__)
     ours.setLevel(logging.INFO)
     ours.propagate = False  # libraries add handlers to the root logger
@@ -43,7 +59,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         ours.addHandler(logging.lastResort)
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax's errors are reported by us
     code, reason = run(sys.argv[1:] if argv is None else list(argv))
-    if reason and "jax" in sys.modules:
+    lost = flush_output()
+    if lost and lost.errno != errno.EPIPE and code == Exit.DONE:
+        code, reason = Exit.USER, f"standard output: {lost}"
+        print(f"\n{reason}; the files of a run are complete", file=sys.stderr)
+    if "jax" in sys.modules:
         from .runtime.distributed import end_together
 
         end_together(code, reason)
@@ -58,14 +78,18 @@ def run(argv: list[str]) -> tuple[int, str]:
         shown: object = error
     except KeyboardInterrupt:
         return Exit.INTERRUPTED, "interrupted by the user"
+    except SystemExit as end:  # tyro has printed the help, or what is wrong with an option
+        return int(end.code or 0), ""
     except OSError as error:
-        if error.errno not in DISK_ERRORS + PATH_ERRORS:
+        if isinstance(error, BrokenPipeError) and flush_output("\n"):
+            return Exit.DONE, ""  # who reads our output, such as `head`, has all that it wants
+        if error.errno not in DISK_ERRORS:
             traceback.print_exc()
             return Exit.BUG, repr(error)
         shown = UserError(
             got=error,
-            expected="a path with room, and the right to write",
-            do="free space there, or give another path",
+            expected="a path that can be read and written, with room",
+            do="look at that path, or give another one; the same command goes on",
         )
     except Exception as error:
         traceback.print_exc()
@@ -76,6 +100,12 @@ def run(argv: list[str]) -> tuple[int, str]:
 
 def parse(argv: list[str]) -> functools.partial[int]:
     """The command of a command line with its settings bound."""
+    if wrong := [word for word in argv if not word.isascii() and _is_torn(word)]:
+        raise UserError(
+            got=f"a command line with {wrong[0]!a}",
+            expected="UTF-8",
+            do="write it in UTF-8; a file with another name has to be renamed",
+        )
     name, rest = (argv[0], argv[1:]) if argv else ("--help", [])
     if name in ("-h", "--help"):
         return functools.partial(_usage)
@@ -205,12 +235,19 @@ def _binder(
 
     @functools.wraps(command)
     def bind(**given: Any) -> functools.partial[int]:
+        check_device_count()
+        check_given(command, {n: value for n, value in given.items() if n not in parts})
         if base is not None:
             validate(given.get("config") or _with_parts(base, {p: given[p] for p in parts}))
         return functools.partial(command, **given)
 
     bind.__signature__ = inspect.signature(functools.partial(command, **parts))  # type: ignore
     return bind
+
+
+def _is_torn(word: str) -> bool:
+    """Whether Python has put surrogates in the place of bytes that are no UTF-8."""
+    return any("\ud800" <= letter <= "\udfff" for letter in word)
 
 
 def _take_option(words: list[str], name: str) -> tuple[str | None, list[str]]:

@@ -76,6 +76,8 @@ class Workload:
     nonfinite: Literal["stop", "skip", "allow"] = "stop"
     """What a non-finite metric means. stop: the run ends, nothing of that step is saved. skip: the
     step itself has kept its old state and counted that in the metric `skipped`. allow: nothing."""
+    smaller_steps: str = ""
+    """Options that a resume may add against non-finite steps, e.g. "--optim.learning-rate 1e-4"."""
     evaluate: Callable[[State, Beat], dict[str, float]] | None = None
     """Held-out metrics."""
     artifacts: Callable[[State, Beat], dict[str, Artifact]] | None = None
@@ -87,3 +89,6 @@ class Workload:
     done: Callable[[dict[str, float]], bool] | None = None
     """The newest metrics and held-out metrics -> whether the run has reached its aim; asked at
     saves only."""
+    run_files: dict[str, bytes] = field(default_factory=dict)
+    """Name -> content of what a command needs to read this run beside a checkpoint, such as a
+    tokenizer; kept in DIR/inputs, so that the run folder can be moved."""

@@ -11,6 +11,7 @@ class Exit(enum.IntEnum):
     USER = 2  # configuration or input
     PREEMPTED = 42  # saved after SIGTERM: run the same command again
     HUNG = 43  # nothing was done within `hang_timeout_s`
+    PEER_LOST = 44  # another process of the job is gone: run the same command again
     INTERRUPTED = 130  # Ctrl-C, after a save
 
 

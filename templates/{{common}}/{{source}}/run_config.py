@@ -5,17 +5,27 @@ Imports no JAX, so that `--help` is instant and platform flags can still be set.
 
 import dataclasses
 import functools
+import inspect
 import math
 import operator
 import os
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from .errors import UserError
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Marks a parameter of a command: `Annotated[int, Bounds(least=0)]`."""
+
+    above: float | None = None
+    least: float | None = None
+    most: float | None = None
 
 
 def setting(
@@ -72,6 +82,7 @@ class RunConfig:
     eval_every_steps: int = setting(100, least=0)  # held-out figures; 0 = only at the end
     save_every_steps: int = setting(100, least=0)  # checkpoint; 0 = only at the end
     artifacts_every_steps: int = setting(0, least=0)  # images or text; 0 = only at the end
+    save_timeout_s: float = 6 * 3600.0  # a save that takes longer has failed
     keep_checkpoints: int = setting(2, least=0)  # the newest ones; 0 = all
     max_skipped_steps: int = setting(10)  # stop after so many skipped steps in a row
     # Exit with 43 after so long without progress; 0 = off.
@@ -80,6 +91,7 @@ class RunConfig:
     profile_at_step: int = setting(0, least=0)  # write a profiler trace from this step on; 0 = off
     profile_steps: int = setting(3)  # length of that trace
     trackers: tuple[str, ...] = ("tensorboard",)  # also: wandb mlflow
+    accept_changed_code: bool = False  # resume though the code of the step has changed; listed
 
 
 @dataclass(frozen=True)
@@ -114,26 +126,57 @@ def check_settings[T](config: T, prefix: str = "") -> T:
     tyro checks types and choices of a command line alone; presets and files come here.
     """
     hints = typing.get_type_hints(type(config))
+    plain = "a bool, int, float, str, None or a tuple of them: config.json holds it"
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         name, value = prefix + field.name, getattr(config, field.name)
         if dataclasses.is_dataclass(value):
             check_settings(value, f"{name}.")
-        elif (expected := _complaint(value, hints[field.name], field.metadata)) is not None:
+        elif expected := _complaint(
+            value, hints[field.name], field.metadata, is_folder=name.endswith("_dir")
+        ) or ("" if _is_plain(value) else plain):
             raise UserError(
                 got=option(name, value), expected=expected, do="correct it, or leave it out"
             )
     return config
 
 
-def _complaint(value: Any, of_type: Any, bounds: Mapping[str, Any]) -> str | None:
+def check_given(command: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """The same for those parameters of a command that are no settings of a run."""
+    hints = typing.get_type_hints(command, include_extras=True)
+    defaults = inspect.signature(command).parameters
+    for name, value in given.items():
+        marks = getattr(hints[name], "__metadata__", ())  # of an `Annotated`
+        of_type = typing.get_args(hints[name])[0] if marks else hints[name]
+        bounds = next((dataclasses.asdict(m) for m in marks if isinstance(m, Bounds)), {})
+        is_folder = name.endswith("_dir") and defaults[name].default != ""
+        if expected := _complaint(value, of_type, bounds, is_folder=is_folder):
+            raise UserError(
+                got=option(name, value), expected=expected, do="correct it, or leave it out"
+            )
+
+
+def check_device_count() -> None:
+    """Refuse a JAX_NUM_CPU_DEVICES at which JAX would fail when it is imported."""
+    count = os.environ.get("JAX_NUM_CPU_DEVICES", "1")
+    if not (count.isdecimal() and int(count) > 0):
+        raise UserError(
+            got=f"JAX_NUM_CPU_DEVICES={count}",
+            expected="a whole number of 1 or more",
+            do="correct it, or unset it",
+        )
+
+
+def _complaint(
+    value: Any, of_type: Any, bounds: Mapping[str, Any], *, is_folder: bool
+) -> str | None:
     """What a value should be, or None."""
     of_type = getattr(of_type, "__value__", of_type)  # of a `type` alias
     if not _is_of(value, of_type):
         if typing.get_origin(of_type) is Literal:
             return f"one of {', '.join(map(str, typing.get_args(of_type)))}"
         return f"a value of type {of_type.__name__ if isinstance(of_type, type) else of_type}"
-    if not all(isinstance(v, PLAIN) for v in (value if isinstance(value, tuple) else (value,))):
-        return "a bool, int, float, str, None or a tuple of them: config.json holds it"
+    if is_folder and (not value or "://" in str(value)):  # it would be a local folder `gs:`
+        return "a folder of a file system that is mounted here"
     if not bounds or isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if not math.isfinite(value):
@@ -163,6 +206,10 @@ def _is_of(value: Any, of_type: Any) -> bool:
     return isinstance(value, (int, float) if of_type is float else of_type)
 
 
+def _is_plain(value: Any) -> bool:
+    return all(isinstance(v, PLAIN) for v in (value if isinstance(value, tuple) else (value,)))
+
+
 def option(name: str, value: Any) -> str:
     """A setting as a command-line option: `run.steps`, 20 -> `--steps 20`."""
     words = name.removeprefix("run.").replace("_", "-")
@@ -190,6 +237,12 @@ def from_dict[T](default: T, flat: dict[str, Any], prefix: str = "") -> T:
             found = flat[name]
             values[field.name] = tuple(found) if isinstance(found, list) else found
     return dataclasses.replace(default, **values)  # type: ignore[type-var]
+
+
+def absolute_paths(config: Any) -> dict[str, str]:
+    """Dotted name -> absolute path of every setting that is a folder: its name ends with `_dir`."""
+    flat = to_dict(config)
+    return {name: os.path.abspath(flat[name]) for name in flat if name.endswith("_dir")}
 
 
 def identity_of(config: Any) -> dict[str, Any]:

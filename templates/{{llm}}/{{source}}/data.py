@@ -14,6 +14,7 @@ from .text.shards import Split
 
 type Read = Callable[[int, int, int], Int[np.ndarray, " length"]]
 """(start, stop, length) -> tokens [start, stop) of a stream of documents, padded with -1."""
+FULL_WINDOWS = 16_384  # a larger held-out split is scored on its first documents only
 
 
 class Rows:
@@ -63,6 +64,21 @@ def heldout_windows(
             windows.append((max(start, stop - seq_len - 1), stop, scored))
             scored, stop = stop, min(stop + stride, end)
     return np.array(windows, np.int64).reshape(-1, 3)
+
+
+def exact_windows(
+    document_starts: Int[np.ndarray, " documents_end"], seq_len: int
+) -> Int[np.ndarray, "N 3"]:
+    """Windows that score each token once, with at least half a row of context where there is."""
+    return heldout_windows(document_starts, seq_len, max(1, seq_len // 2))
+
+
+def full_windows(split: Split, seq_len: int) -> tuple[Int[np.ndarray, "N 3"], int]:
+    """The windows of a full evaluation, and how many documents they cover."""
+    windows = exact_windows(split.document_starts, seq_len)
+    ends = np.searchsorted(windows[:, 2], split.document_starts[1:])
+    documents = max(1, int(np.searchsorted(ends, FULL_WINDOWS, "right")))
+    return windows[: ends[documents - 1]], documents
 
 
 def heldout_rows(

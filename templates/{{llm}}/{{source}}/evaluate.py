@@ -1,9 +1,6 @@
 """Held-out loss, exact bits per byte, and those of gzip and xz on the same bytes."""
 
-import functools
-import gzip
 import itertools
-import lzma
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,15 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Int
 
 from .contract import Beat, State
-from .data import Read, heldout_rows, heldout_windows
+from .data import Read, full_windows, heldout_rows, heldout_windows
+from .runtime.distributed import barrier
 from .step import Learner, token_losses
+from .text.compressors import compress_heldout
 from .text.shards import Split
 from .training.axes import spec
-
-FULL_WINDOWS = 16_384  # a larger held-out split is scored on its first documents only
 
 
 def make_evaluate(
@@ -45,41 +41,27 @@ def bits_per_byte(
 ) -> dict[str, Any]:
     """Every byte of the held-out documents, each token with at least half a row of context.
 
-    Left out where decoding does not return every byte: the figure would be too low. Beside it, as
-    `baselines`: gzip -9 and xz -9 on the same bytes, file by file and joined.
+    Left out where decoding does not return every byte: the figure would be too low.
     """
-    windows = exact_windows(learner, split.document_starts)
-    ends = np.searchsorted(windows[:, 2], split.document_starts[1:])
-    documents = max(1, int(np.searchsorted(ends, FULL_WINDOWS, "right")))
-    score = make_score(learner, mesh)
-    nats, _ = score(params, split.read, windows[: ends[documents - 1]], beat)
-    texts = list(itertools.islice(split.texts(), documents))
-    size_bytes = sum(map(len, texts))
+    windows, documents = full_windows(split, learner.config.data.seq_len)
+    nats, _ = make_score(learner, mesh)(params, split.read, windows, beat)
+    size_bytes = sum(map(len, itertools.islice(split.texts(), documents)))
     figures: dict[str, Any] = {}
     if split.lossless:
         figures["heldout_bits_per_byte"] = nats / math.log(2) / size_bytes
-    figures |= {"scored_documents": documents, "scored_text_bytes": size_bytes}
-    baselines = {}
-    compressors = {
-        "gzip": functools.partial(gzip.compress, compresslevel=9),
-        "xz": functools.partial(lzma.compress, preset=9),
-    }
-    for name, compress in compressors.items():
-        for how, parts in (("per_file", texts), ("joined", [b"".join(texts)])):
-            compressed_bytes = 0
-            for part in parts:
-                compressed_bytes += len(compress(part))
-                beat()
-            baselines[f"{name}_{how}_bits_per_byte"] = 8 * compressed_bytes / size_bytes
-    return figures | {"baselines": baselines}
+    return figures | {"scored_documents": documents, "scored_text_bytes": size_bytes}
 
 
-def exact_windows(
-    learner: Learner, document_starts: Int[np.ndarray, " documents_end"]
-) -> Int[np.ndarray, "N 3"]:
-    """Windows that score each token once, with at least half a row of context where there is."""
-    seq_len = learner.config.data.seq_len
-    return heldout_windows(document_starts, seq_len, max(1, seq_len // 2))
+def baselines(split: Split, seq_len: int) -> dict[str, dict[str, float]]:
+    """Bits per byte of gzip -9 and xz -9 on the documents that `bits_per_byte` scores.
+
+    Process 0 has them; the others wait, so that none is alone in a collective or at its end.
+    """
+    found = {}
+    if jax.process_index() == 0:
+        found = {"baselines": compress_heldout(split, full_windows(split, seq_len)[1])}
+    barrier("baselines")
+    return found
 
 
 def make_score(

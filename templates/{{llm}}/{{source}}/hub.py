@@ -14,12 +14,15 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from .errors import UserError
+from .run_config import flatten
 from .step import Learner
 from .text.tokenizer import ByteTokenizer
 from .trained import open_run
 from .training.weights_file import write_weights
 
-# Our name -> the Hub's. The Hub stores matrices as (out, in), this project as (in, out).
+# Our name -> the Hub's.
+TABLES = {"embedding": "model.embed_tokens", "head": "lm_head"}
+# Of a layer. The Hub stores matrices as (out, in), this project as (in, out).
 NAMES = {
     "attention_norm": "input_layernorm",
     "query": "self_attn.q_proj",
@@ -46,8 +49,7 @@ def export(run_dir: str, to: str) -> None:
     if isinstance(run.tokenizer, ByteTokenizer):
         print(f"no tokenizer.json: ids are the bytes of UTF-8; {run.learner.bos_id} begins a text")
     else:
-        prepared = Path(run.learner.config.data.prepared_dir)
-        write_tokenizer(folder, prepared / "tokenizer.json", run.learner.bos_id)
+        write_tokenizer(folder, run.inputs / "tokenizer.json", run.learner.bos_id)
 
 
 def hub_config(learner: Learner) -> dict[str, Any]:
@@ -98,18 +100,20 @@ def unknown_parts(learner: Learner) -> list[str]:
 
     Other mathematics on the same parameters is not seen here.
     """
-    c, declared = learner.config.model, nnx.to_pure_dict(learner.declared)
-    whole = {"embedding", "blocks", "final_norm"} | (set() if c.tied_embeddings else {"head"})
-    layer = {*NAMES} - (set() if c.qk_norm else {"query_norm", "key_norm"})
-    return sorted((whole ^ set(declared)) | (layer ^ set(declared.get("blocks", {}))))
+    c = learner.config.model
+    known = {*TABLES, "final_norm", *(f"blocks.{name}" for name in NAMES)}
+    if c.tied_embeddings:
+        known -= {"head"}
+    if not c.qk_norm:
+        known -= {"blocks.query_norm", "blocks.key_norm"}
+    return sorted(known ^ set(flatten(nnx.to_pure_dict(learner.declared))))
 
 
 def hub_tensors(learner: Learner, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Parameters under the names of the Hub, without the rows that pad the vocabulary."""
-    tables = {"embedding": "model.embed_tokens", "head": "lm_head"}
     tensors = {
         f"{name}.weight": np.asarray(params[ours])[: learner.vocab_size]
-        for ours, name in tables.items()
+        for ours, name in TABLES.items()
         if ours in params
     }
     tensors["model.norm.weight"] = np.asarray(params["final_norm"])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -18,12 +18,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, Int
 
 from .config import Config
+from .data import exact_windows
 from .errors import UserError
-from .evaluate import exact_windows, make_score
+from .evaluate import make_score
 from .generate import decode_stream, make_generate
+from .records.summary import facts
 from .runtime.saved import find_saved, mesh_that_fits
 from .step import Learner, init_state, make_learner, token_logits
-from .text.shards import open_tokenizer, read_manifest
+from .text.shards import Split, open_split, open_tokenizer, read_manifest
 from .text.tokenizer import Tokenizer
 from .training.layers import state_specs
 
@@ -37,6 +39,10 @@ class Trained:
     tokenizer: Tokenizer
     mesh: Mesh
     step: int
+    inputs: Path
+    """Where the tokenizer was read from."""
+    run_dir: Path
+    corpus_sha256: str
 
     def encode(self, text: str) -> Int[np.ndarray, " T"]:
         """The tokens of a document: BOS, then the text."""
@@ -49,7 +55,7 @@ class Trained:
         least half a row of context where there is that much.
         """
         ids = self.encode(text)
-        windows = exact_windows(self.learner, np.array([0, len(ids)]))
+        windows = exact_windows(np.array([0, len(ids)]), self._seq_len)
         if not len(windows):
             raise UserError(
                 got="a text without tokens",
@@ -109,6 +115,12 @@ class Trained:
         tokens = self._generate(self.params, ids, seed, temperature, top_p)
         return decode_stream(tokens, self.tokenizer, chars)
 
+    def heldout(self) -> Split:
+        """The held-out text of its training, which is not in the run folder."""
+        given = self.learner.config.data.prepared_dir
+        folder = find_text(self.run_dir, given, "corpus_sha256", self.corpus_sha256)
+        return open_split(folder, "heldout")
+
     @property
     def _seq_len(self) -> int:
         return self.learner.config.data.seq_len
@@ -131,32 +143,52 @@ class Trained:
 def open_run(run_dir: str | Path) -> Trained:
     """The newest checkpoint, verified, with the configuration and the tokenizer of its training.
 
-    The prepared text is looked for where the training had it: below a folder that holds the run,
-    else below the working folder.
+    The run folder is all that it needs. A run that was begun before release 0.4.0 has no tokenizer
+    in it: the one of its prepared text is taken.
     """
     saved = find_saved(run_dir, Config())
     config, identity = saved.config, saved.manifest["identity"]
-    given, places = config.data.prepared_dir, [*Path(run_dir).absolute().parents, Path()]
-    found = [str(place / given) for place in places if (place / given).is_dir()] or [given]
-    texts, wanted = [read_manifest(folder) for folder in found], identity["tokenizer_sha256"]
-    fits = [text.tokenizer_sha256 == wanted for text in texts]
-    nearest = fits.index(True) if any(fits) else 0
-    folder, text = found[nearest], texts[nearest]
     config = replace(
         config,
         # The kernel is chosen for these devices; the packing stays that of the training.
         model=replace(config.model, attention="auto"),
-        data=replace(config.data, packing=identity["data.packing"], prepared_dir=folder),
+        data=replace(config.data, packing=identity["data.packing"]),
     )
-    if not any(fits):
-        raise UserError(
-            got=f"tokenizer {text.tokenizer_sha256[:12]} in {folder}",
-            expected=f"{wanted[:12]}, which {saved.path} was trained with",
-            do="prepare the text again with that run's --data settings",
-        )
+    given, folder = config.data.prepared_dir, Path(run_dir)
+    inputs = find_text(folder, given, "tokenizer_sha256", identity["tokenizer_sha256"])
+    text = read_manifest(inputs)
     learner = make_learner(config, text.vocab_size, text.bos_id)
     mesh = mesh_that_fits(config.mesh)
     bare = jax.eval_shape(partial(init_state, learner), jax.random.key(0))
     specs = state_specs(learner.declared, bare)
     params = saved.load({"params": bare["params"]}, {"params": specs["params"]}, mesh)["params"]
-    return Trained(learner, params, open_tokenizer(folder), mesh, saved.step)
+    tokenizer, corpus = open_tokenizer(inputs), identity["corpus_sha256"]
+    return Trained(learner, params, tokenizer, mesh, saved.step, inputs, folder, corpus)
+
+
+def find_text(
+    run_dir: Path, given: str, part: Literal["tokenizer_sha256", "corpus_sha256"], sha256: str
+) -> Path:
+    """The folder with the tokenizer of a training, or with all of its prepared text.
+
+    A run keeps its tokenizer. The prepared text is looked for as `given`, below a folder that holds
+    the run or below the working folder, and where the training had it.
+    """
+    had = facts(run_dir / "config.json").get("paths_absolute", {}).get("data.prepared_dir", given)
+    places = [folder / given for folder in (*run_dir.absolute().parents, Path())]
+    places = [*([run_dir / "inputs"] if part == "tokenizer_sha256" else []), *places, Path(had)]
+    found = []
+    for place in filter(Path.is_dir, dict.fromkeys(places)):
+        try:
+            open_tokenizer(place)  # so that a damaged one is passed over
+            if (got := getattr(read_manifest(place), part)) == sha256:
+                return place
+            found.append(f"{place} with {part} {got[:12]}")
+        except UserError as error:
+            found.append(str(error).splitlines()[0].removeprefix("got:").strip())
+    raise UserError(
+        got="; ".join(found) or f"no {given} near {run_dir} or the working folder, and no {had}",
+        expected=f"the prepared text of the training, {part} {sha256[:12]}",
+        do=f"copy it to ./{given}, or prepare the same text again: "
+        f"`prepare --config {run_dir / 'config.json'}`",
+    )

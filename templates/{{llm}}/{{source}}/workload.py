@@ -12,17 +12,18 @@ from jax.sharding import Mesh, NamedSharding
 from .config import Config
 from .contract import Beat, Section, State, Workload
 from .data import Rows
-from .evaluate import bits_per_byte, make_evaluate
+from .evaluate import baselines, bits_per_byte, make_evaluate
 from .generate import make_artifacts
 from .runtime.distributed import barrier
 from .step import Learner, flops_per_token, init_state, make_learner, train_step
-from .text.prepare import prepare
+from .text.prepare import left_out, prepare
 from .text.settings import TextConfig
-from .text.shards import open_split, open_tokenizer, read_manifest
+from .text.shards import open_split, open_tokenizer, read_manifest, tokenizer_files
 from .text.tokenizer import ByteTokenizer, JsonTokenizer
 from .training.axes import spec
 from .training.batches import fit_micro_batches, make_batches
 from .training.layers import state_specs
+from .training.optim_config import smaller_steps
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +43,15 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
     epochs = config.run.steps * data.batch_size / len(rows)
     if jax.process_index() == 0:
         log.info("%d steps are %.2f epochs of %d rows", config.run.steps, epochs, len(rows))
+        if manifest.unusable:
+            log.warning("%s", left_out(manifest))
+    # Now, not at the end: there the devices would wait for xz.
+    compared = baselines(heldout, data.seq_len)
 
     def finish(state: State, beat: Beat) -> tuple[dict[str, Any], dict[str, Section]]:
         summary = {
             **bits_per_byte(learner, state["params"], heldout, mesh, beat),
+            **compared,
             "corpus_sha256": manifest.corpus_sha256,
             "corpus_python": manifest.python,
             "epochs": epochs,
@@ -77,6 +83,7 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
             f"optim.{name}": getattr(learner.config.optim, name)
             for name in ("horizon_steps", "warmup_steps")
         },
+        run_files=tokenizer_files(data.prepared_dir),
     )
 
 
@@ -106,6 +113,7 @@ def _on_shapes(learner: Learner, mesh: Mesh) -> Workload:
         rate=("tokens", tokens_per_step),
         flops_per_step=flops_per_token(learner) * tokens_per_step,
         nonfinite="skip",
+        smaller_steps=smaller_steps(learner.config.optim),
         flops_formula="6 x parameters that multiply + causal attention, halved",
     )
 

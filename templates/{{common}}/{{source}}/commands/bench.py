@@ -5,12 +5,14 @@ One process: bare steps, the loop, bare steps again, so that a change of clock r
 
 import math
 import time
+from typing import Annotated
 
 from ..errors import Exit
+from ..run_config import Bounds
 from . import Settings
 
 
-def bench(*, config: Settings, timed_steps: int = 20) -> int:
+def bench(*, config: Settings, timed_steps: Annotated[int, Bounds(least=1)] = 20) -> int:
     """Time the bare step, the loop around it and the input.
 
     Args:

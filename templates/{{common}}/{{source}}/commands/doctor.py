@@ -53,7 +53,8 @@ def _devices() -> Iterator[Check]:
 
         devices = jax.local_devices()
     except Exception as error:  # a driver may raise anything
-        yield "fail", f"JAX finds no devices: {error}", "look for another process that holds them"
+        do = "correct JAX_PLATFORMS or unset it, or look for another process that holds them"
+        yield "fail", f"JAX finds no devices: {error}", do
         return
     first = devices[0]
     limit = (first.memory_stats() or {}).get("bytes_limit")

@@ -24,12 +24,19 @@ from .telemetry import Record
 UNITS = re.compile(r"_(per_s|ms|s|bytes|fraction)$")
 
 
+class Terminal(Console):
+    """A console that raises where Rich would end the process: when nobody reads its output."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError("nobody reads standard output")
+
+
 class ProgressBar:
     """A listener: live bar on a terminal, a plain line per record where stdout is a file (CI)."""
 
     def __init__(self, total_steps: int, console: Console | None = None) -> None:
         self._total = total_steps
-        self._console = console or Console(force_terminal=sys.stdout.isatty())
+        self._console = console or Terminal(force_terminal=sys.stdout.isatty())
         self._shown: dict[str, str] = {}
         self._progress = Progress(
             MofNCompleteColumn(),
@@ -59,7 +66,7 @@ class ProgressBar:
                 line.append(f"ETA {timedelta(seconds=left_s)}")
             self._console.print("  ".join(line), markup=False, highlight=False, soft_wrap=True)
 
-    def close(self) -> None:
+    def close(self, _: int = 0) -> None:
         """Leave the last state of the bar on the screen."""
         if self._console.is_interactive:
             self._progress.stop()

@@ -1,6 +1,8 @@
 """Where a run comes from: template, code, packages, devices. Names no machine, user or path."""
 
+import ast
 import contextlib
+import hashlib
 import platform
 import re
 import shlex
@@ -14,6 +16,9 @@ ANSWERS = ".copier-answers.yml"
 # What affects a run's numbers beside the project's own dependencies.
 BACKENDS = ("jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin")
 PACKAGES = ("jax", "orbax-checkpoint", "numpy")
+# What `sources` leaves out: rooms that serve every kind in the same way, and settings, which a
+# resume compares value by value, so that a new preset is no change of the code.
+NO_NUMBERS = ("commands", "runtime", "records", "config.py", "run_config.py", "errors.py")
 
 
 def collect() -> dict[str, Any]:
@@ -36,6 +41,66 @@ def collect() -> dict[str, Any]:
         "devices": jax.device_count(),
         "processes": jax.process_count(),
     }
+
+
+def sources(package: Path = Path(__file__).parents[1]) -> dict[str, str]:
+    """File -> SHA-256 of its code, for the files that decide the numbers of a training.
+
+    They are `workload.py` and all that it imports from this package, directly or through others,
+    without NO_NUMBERS. Comments, docstrings and formatting do not count.
+    """
+    found: dict[str, str] = {}
+    pending = ["workload.py"]
+    while pending:
+        name = pending.pop()
+        known = name in found or name.partition("/")[0] in NO_NUMBERS
+        if known or not (package / name).is_file():
+            continue
+        tree = ast.parse((package / name).read_bytes())
+        found[name] = hashlib.sha256(repr(_plain(tree)).encode()).hexdigest()
+        for node in ast.walk(tree):
+            pending += _imported(name, node, package.name)
+    return dict(sorted(found.items()))
+
+
+def _imported(file: str, node: ast.AST, package: str) -> list[str]:
+    """The files of a package that an import statement in one of them may mean."""
+    if isinstance(node, ast.Import):
+        modules = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+        start = [package, *file.split("/")[: -node.level]] if node.level else []
+        base = ".".join([*start, *filter(None, [node.module])])
+        modules = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    else:
+        return []
+    inside = [m.partition(".")[2].replace(".", "/") for m in modules if m.startswith(f"{package}.")]
+    return [f"{path}{end}" for path in inside for end in (".py", "/__init__.py")]
+
+
+def _plain(code: Any) -> Any:
+    """A syntax tree without texts that nothing reads; the same in each version of Python.
+
+    `ast.dump` writes fields without a value in some versions and leaves them out in others.
+    """
+    if isinstance(code, list):
+        return [_plain(node) for node in code if not _is_text(node)]
+    if not isinstance(code, ast.AST):
+        return repr(code)
+    fields = [(name, _plain(value)) for name, value in ast.iter_fields(code) if value is not None]
+    return type(code).__name__, [field for field in fields if field[1] != []]
+
+
+def _is_text(node: Any) -> bool:
+    is_constant = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    return is_constant and isinstance(node.value.value, str)
+
+
+def origin(found: dict[str, Any]) -> str:
+    """Where the code of what `collect` found can be had again, in words."""
+    commit, template = found.get("git_commit"), found.get("template")
+    words = f"git commit {commit[:12]}" if commit else "no git commit"
+    words += " with edits" if found.get("git_dirty") else ""
+    return f"{words}, template {template}" if template else words
 
 
 def command_line() -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from ..contract import Artifact, Section, Workload
+from ..errors import Exit, UserError
 from ..run_config import RunConfig, flatten, to_dict
 from . import artifacts, hardware, progress, store, telemetry
 from .summary import facts, ranked, size
@@ -97,6 +98,11 @@ class Recorder:
         except OSError as error:
             log.warning("artifacts of step %d are lost (%s); the run goes on", step, error)
 
+    def durable(self) -> None:
+        """All records so far are in metrics.jsonl; OSError where they are not. In any thread."""
+        if self._primary:
+            self._log.durable()
+
     def saved(self, blocking_s: float) -> None:
         """Note how long a save blocked the loop."""
         self._saves_s.append(blocking_s)
@@ -110,12 +116,17 @@ class Recorder:
         elif self._profiling and step >= at + length:
             self._stop_profile()
 
-    def close(self) -> None:
-        """Let the bar and the trackers finish; may be called twice."""
+    def close(self, code: Exit) -> None:
+        """Let the bar and the trackers finish, with the run's exit code; may be called twice."""
         self._stop_profile()
         if self._primary and not self._closed:
-            self._log.close()
+            self._log.close(code)
         self._closed = True
+
+    def leave(self, _: object, error: BaseException | None, __: object) -> None:
+        """`close` as the end of a `with`, for what no `finish` and no `stopped` has ended."""
+        kinds = {KeyboardInterrupt: Exit.INTERRUPTED, UserError: Exit.USER}
+        self.close(next((code for of, code in kinds.items() if isinstance(error, of)), Exit.BUG))
 
     def finish(
         self,
@@ -124,7 +135,7 @@ class Recorder:
         sections: dict[str, Section],
     ) -> None:
         """Write summary.json, sections.json, plots and report.html, and print the summary."""
-        self.close()
+        self.close(Exit.DONE)
         if not self._primary:
             return
         self._clock.save(self._dir / "attempts.jsonl", steps)
@@ -158,19 +169,20 @@ class Recorder:
         store.write_json(self._dir / "summary.json", summary)
         from .report import format_summary, write_report  # matplotlib takes a second to import
 
-        print(format_summary(summary))
+        shown = format_summary(summary)
         try:
-            print(f"report: {write_report(self._dir)}")
+            shown += f"\nreport: {write_report(self._dir)}"
         except OSError as error:
             log.warning("no plots or report: %s", error)
+        print(shown)  # last: nobody may read it
 
-    def stopped(self, step: int) -> None:
+    def stopped(self, step: int, code: Exit) -> None:
         """Draw plots and report of a run that was stopped and saved; a failure is a warning.
 
         It takes `DRAWING_S` at most, since a host that is reclaimed is killed half a minute after
         SIGTERM, and reads no profiler trace: `report` does.
         """
-        self.close()
+        self.close(code)
         if not self._primary:
             return
         drawing = threading.Thread(target=self._draw_stopped, args=(step,), daemon=True)

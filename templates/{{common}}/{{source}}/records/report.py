@@ -14,6 +14,7 @@ from ..run_config import flatten
 from . import artifacts, store
 from .plots import plot_all
 from .progress import label, labelled, show
+from .provenance import origin
 from .summary import facts, figures
 from .telemetry import goodput
 from .trace import top_operations
@@ -57,7 +58,7 @@ def write_report(run_dir: Path, *, traces: bool = True) -> Path:
     line = " · ".join(f"{label(k)} {provenance[k]}" for k in about if provenance.get(k))
     name = escape(f"{str(__package__).partition('.')[0]} · {run_dir.resolve().name}")
     sections = facts(run_dir / "sections.json") if is_finished else {}
-    spent = goodput(store.read_lines(run_dir / "attempts.jsonl"))["spent"]
+    attempts = store.read_lines(run_dir / "attempts.jsonl")
     body = (
         f"<h1>{name}</h1><p>{escape(line)}</p>",
         _section("Result" if is_finished else _so_far(summary, run_config), _cards(summary)),
@@ -71,14 +72,14 @@ def write_report(run_dir: Path, *, traces: bool = True) -> Path:
             for heading, paths in artifacts.by_name(run_dir).items()
         ),
         _section("Changed on resume", _changes(run_config.get("changes", [])), ""),
-        _section("Where the time went", _bar(spent), ""),
+        _section("Where the time went", _bar(goodput(attempts)["spent"]), ""),
         _section(
             "Longest operations of the profiler trace", _operations(run_dir) if traces else "", ""
         ),
         _section("Warnings", _preformatted(_warnings(run_dir)), ""),
         _details("Summary", _values(summary), "open"),
         _details("Configuration", _table(flatten(run_config.get("config", {})).items())),
-        _details("Provenance", _table(flatten(provenance).items())),
+        _details("Provenance", _table(flatten(provenance).items()) + _attempts(attempts)),
     )
     path = run_dir / "report.html"
     store.write(
@@ -128,6 +129,19 @@ def _changes(changes: list[dict[str, Any]]) -> str:
     return _table(
         (f"from step {c['step']} on", f"{c['setting']}: {c['from']} → {c['to']}") for c in changes
     )
+
+
+def _attempts(attempts: list[dict[str, Any]]) -> str:
+    """A row for each start of the command: its steps, its code, and what else was new."""
+    rows: list[tuple[str, str]] = []
+    before: dict[str, Any] = {}
+    for row in attempts:
+        found = flatten(row.get("provenance", {}))  # release 0.2.0 kept none
+        told = [row.get("command", ""), origin(found) if found else ""]
+        told += [f"{k} {v}" for k, v in found.items() if before and before.get(k) != v]
+        rows.append((f"steps {row['first_step']} to {row['step']}", " · ".join(filter(None, told))))
+        before = found
+    return _table(rows)
 
 
 def _operations(run_dir: Path) -> str:

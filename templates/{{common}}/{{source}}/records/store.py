@@ -5,14 +5,26 @@ checkpoints itself, the trackers their logs and JAX's profiler its traces.
 """
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
+import secrets
 import shutil
-from collections.abc import Callable, Iterable
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+
+log = logging.getLogger(__name__)
+
+PART = ".part"  # how the name of a file ends while it is written; a kill leaves it
+RETRY_S = (0.5, 2.0, 5.0)  # between tries to read what could not be read
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # the file system has none
 
 
 def write(
@@ -23,7 +35,8 @@ def write(
     `sync` waits until the content is on disk.
     """
     make_folder(path.parent)
-    part = path.with_name(f"{path.name}.part")
+    # A name of its own: two processes that write one file must not share a half of it.
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PART}")
     try:
         with part.open("wb") as file:
             if callable(content):
@@ -37,6 +50,50 @@ def write(
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def locked(path: Path, busy: Callable[[str], object]) -> Iterator[None]:
+    """Hold the exclusive lock of a file, which is made where it is missing and stays, empty.
+
+    Where another process holds it, `busy` gets what that one wrote of itself; it may raise, else
+    this process waits. The kernel frees the lock of a process that ends, however it ends. Hosts
+    exclude each other only where their file system passes locks on, as NFS 4 does.
+    """
+    with _open_locked(path, busy) as file:
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+        try:
+            yield
+        finally:
+            file.truncate(0)
+            # Closing would not do: a process that was forked meanwhile shares the lock.
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _open_locked(path: Path, busy: Callable[[str], object]) -> BinaryIO:
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+b", buffering=0)
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                busy(read(path).decode(errors="replace") or "another process")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+                log.warning("%s cannot be locked: %s; start one process at a time", path, error)
+            # While this one waited, the file may have been deleted, and made anew by a third.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
 
 
 def read(path: Path) -> bytes:
@@ -87,9 +144,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def write_lines(path: Path, records: Iterable[dict[str, Any]], *, sync: bool = True) -> None:
+def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
     """JSON objects, one a line."""
-    write(path, "".join(json.dumps(record) + "\n" for record in records), sync=sync)
+    write(path, as_lines(records))
+
+
+def as_lines(records: Iterable[dict[str, Any]]) -> str:
+    """What `write_lines` writes."""
+    return "".join(json.dumps(record) + "\n" for record in records)
 
 
 def plain_name(text: str) -> str:
@@ -107,6 +169,28 @@ def files(folder: Path) -> list[Path]:
     return sorted(f.relative_to(folder) for f in folder.rglob("*") if f.is_file())
 
 
+def patiently[T](read: Callable[[Path], T], path: Path) -> T:
+    """What `read` makes of a file, tried again for some seconds where reading fails.
+
+    A file that is not there, or holds something else than it should, is not tried again.
+    """
+    for wait_s in RETRY_S:
+        try:
+            return read(path)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            log.warning("%s: %s; trying again in %g s", path, error, wait_s)
+            time.sleep(wait_s)
+    return read(path)
+
+
+def make_new_folder(folder: Path) -> None:
+    """Make a folder and those above it; FileExistsError where it is there."""
+    make_folder(folder.parent)
+    folder.mkdir()
+
+
 def size_bytes(folder: Path) -> int:
     """The sizes of all files below a folder, added up."""
     return sum((folder / file).lstat().st_size for file in files(folder))
@@ -114,7 +198,10 @@ def size_bytes(folder: Path) -> int:
 
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it, unless they are there."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # as below /proc; elsewhere it would mean a bug
+        raise NotADirectoryError(errno.ENOTDIR, "no folder can be made", str(folder)) from error
 
 
 def remove(path: Path) -> None:

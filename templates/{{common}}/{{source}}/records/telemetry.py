@@ -9,8 +9,9 @@ import contextlib
 import json
 import logging
 import math
+import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,15 @@ type Record = dict[str, Any]
 """One line of metrics.jsonl: `step` first, then numbers; None where one was not finite."""
 type Listener = Callable[[Record], None]
 """Takes each record as it is written. It may also have `artifact(name, path, step)`, which takes
-each file of DIR/artifacts, and `close()`, called at the end."""
+each file of DIR/artifacts, and `close(code)`, called at the end with the run's exit code."""
 
 
 class MetricsLog:
     """Appends records to a file of JSON lines and hands each to the listeners."""
 
     def __init__(self, path: Path, listeners: Iterable[Listener] = ()) -> None:
-        self._path, self._disk_failed = path, False
+        self._path, self._lock = path, threading.Lock()
+        self._unwritten: deque[str] = deque()  # what the disk has refused, in order
         self._listeners = list(listeners)
         # A separate list: a tracker that fails on a file still gets the metrics.
         self._takes_artifacts = [each for each in self._listeners if hasattr(each, "artifact")]
@@ -38,28 +40,43 @@ class MetricsLog:
     def add(self, record: Record) -> None:
         """Append and hand on; neither a full disk nor a broken listener stops the run."""
         clean = {"step": plain(record["step"])} | {k: plain(v) for k, v in record.items()}
+        has_failed = bool(self._unwritten)
+        self._unwritten.append(json.dumps(clean, allow_nan=False))
         try:
-            store.append(self._path, json.dumps(clean, allow_nan=False))
+            self.durable()
         except OSError as error:
-            if not self._disk_failed:
-                log.warning("%s: records are being lost (%s); the run goes on", self._path, error)
-            self._disk_failed = True
+            if not has_failed:
+                log.warning("%s: %s; its records are kept and tried again", self._path, error)
         _call_each(self._listeners, "metrics", "__call__", clean)
+
+    def durable(self) -> None:
+        """Write what the disk has refused so far; OSError where it does again. In any thread."""
+        with self._lock:
+            while self._unwritten:
+                store.append(self._path, self._unwritten[0])
+                self._unwritten.popleft()
 
     def add_artifact(self, name: str, path: Path, step: int) -> None:
         """Hand on a file of DIR/artifacts."""
         _call_each(self._takes_artifacts, "artifacts", "artifact", name, path, step)
 
-    def close(self) -> None:
+    def close(self, code: int) -> None:
         """Let every listener finish: stop the bar, flush the trackers."""
+        try:
+            self.durable()
+        except OSError as error:
+            log.warning("%s: records are lost: %s", self._path, error)
         closing = [each for each in self._listeners if hasattr(each, "close")]
-        _call_each(closing, "metrics", "close")
+        _call_each(closing, "metrics", "close", code)
 
 
 def cut_records(path: Path, step: int) -> None:
     """On resume: drop the records beyond `step`, which will be written again. Atomic."""
     if store.exists(path):
-        store.write_lines(path, [r for r in store.read_lines(path) if r.get("step", 0) <= step])
+        kept = [
+            r for r in store.read_lines(path) if isinstance(at := r.get("step"), int) and at <= step
+        ]
+        store.write_lines(path, kept)
 
 
 def record_warnings(run_dir: Path) -> None:
@@ -94,7 +111,8 @@ class Clock:
         self._now, self._mark, self._part = now, now(), "startup"
         self._parts_s: defaultdict[str, float] = defaultdict(float)
         self._first_step: int | None = None
-        self._earlier: list[Record] | None = None  # the lines of earlier attempts
+        self._earlier: str | None = None  # the lines of earlier attempts
+        self.about: Record = {}  # what else the line of this attempt says
 
     @contextlib.contextmanager
     def measure(self, part: str) -> Iterator[None]:
@@ -122,12 +140,13 @@ class Clock:
         if self._first_step is None:
             self._first_step = step
         row = {"first_step": self._first_step, "step": step, "parts_s": self.parts_s()}
+        row |= self.about
         # A full disk has been reported by the write to metrics.jsonl.
         with contextlib.suppress(OSError):
             if self._earlier is None:
-                self._earlier = store.read_lines(path)
+                self._earlier = store.as_lines(store.read_lines(path))
             # At every record: a wait for the disk each time would slow the steps down.
-            store.write_lines(path, [*self._earlier, row], sync=False)
+            store.write(path, self._earlier + store.as_lines([row]), sync=False)
 
 
 def goodput(attempts: list[Record]) -> Record:

@@ -5,6 +5,7 @@ address and offline mode come from its environment variables (WANDB_MODE, MLFLOW
 """
 
 import importlib
+import logging
 import os
 import struct
 import textwrap
@@ -15,12 +16,19 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import Exit, UserError
 from . import store
 from .telemetry import Listener, Record
 
+log = logging.getLogger(__name__)
+
 FLUSH_EVERY_S = 10.0
 DT_STRING = 7  # of TensorFlow's types.proto
+ENDINGS: dict[int, str] = {
+    Exit.DONE: "FINISHED",
+    Exit.PREEMPTED: "KILLED",
+    Exit.INTERRUPTED: "KILLED",
+}  # MLflow's
 PROJECT = str(__package__).partition(".")[0]
 
 
@@ -30,7 +38,8 @@ class Tracker:
 
     send: Callable[[dict[str, float], int], None]
     artifact: Callable[[str, Path, int], None]
-    close: Callable[[], None]
+    close: Callable[[int], None]
+    """Takes the run's exit code, so that one that failed or was stopped is shown as that."""
 
     def __call__(self, record: Record) -> None:
         numbers = {k: float(v) for k, v in record.items() if isinstance(v, (int, float))}
@@ -41,7 +50,10 @@ class Tracker:
 def make_trackers(
     names: Sequence[str], run_dir: Path, config: dict[str, Any], step: int = 0
 ) -> list[Listener]:
-    """Listeners by name, going on after `step`. UserError for an unknown or uninstalled one."""
+    """Listeners by name, going on after `step`. UserError for an unknown or uninstalled one.
+
+    One that does not start (no network, no account) is left out with a warning.
+    """
     makers = {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow}
     for name in names:
         if name not in makers:
@@ -54,6 +66,9 @@ def make_trackers(
         except ImportError as error:
             got, do = f"{name} cannot be imported: {error}", f"uv sync --extra {name}"
             raise UserError(got=got, expected=f"the extra {name!r}", do=do) from error
+        except Exception as error:  # trackers raise errors of any type
+            what = f"{type(error).__name__}: {error}"
+            log.warning("%s did not start and gets nothing: %s; the run goes on", name, what)
     return trackers
 
 
@@ -95,7 +110,7 @@ def _tensorboard(run_dir: Path, config: dict[str, Any], step: int) -> Tracker:
         metadata = {"plugin_data": {"plugin_name": "text"}}
         put([{"tag": name, "tensor": tensor, "metadata": metadata}], step)
 
-    return Tracker(send, artifact, writer.close)
+    return Tracker(send, artifact, lambda code: writer.close())
 
 
 def _wandb(run_dir: Path, config: dict[str, Any], step: int) -> Tracker:
@@ -118,7 +133,12 @@ def _wandb(run_dir: Path, config: dict[str, Any], step: int) -> Tracker:
             text = escape(store.read(path).decode())
             run.log({name: wandb.Html(f"<pre>{text}</pre>")}, step=step)
 
-    return Tracker(lambda numbers, step: run.log(numbers, step=step), artifact, run.finish)
+    def close(code: int) -> None:
+        if code == Exit.PREEMPTED:
+            run.mark_preempting()  # W&B then calls a run that ends with a code "preempted"
+        run.finish(exit_code=code)
+
+    return Tracker(lambda numbers, step: run.log(numbers, step=step), artifact, close)
 
 
 def _mlflow(run_dir: Path, config: dict[str, Any], step: int) -> Tracker:
@@ -134,5 +154,5 @@ def _mlflow(run_dir: Path, config: dict[str, Any], step: int) -> Tracker:
     return Tracker(
         lambda numbers, step: mlflow.log_metrics(numbers, step=step, synchronous=False),
         lambda name, path, step: mlflow.log_artifact(str(path), "artifacts"),
-        mlflow.end_run,
+        lambda code: mlflow.end_run(ENDINGS.get(code, "FAILED")),
     )

@@ -3,17 +3,22 @@
     checkpoints/00000200/state/...       the arrays, written by Orbax
     checkpoints/00000200/manifest.json   step, cursor, configuration, tree
     checkpoints/00000200/files-0.json    SHA-256 of each file that process 0 wrote; one per process
+    checkpoints.json                     step of the newest one, so that its loss is noticed
 
 Orbax restores a flipped byte silently and ignores a missing commit marker on local disks. So here
 the files-*.json of all processes, written last, commit a checkpoint, and their hashes are compared
 before a restore.
 """
 
+import contextlib
 import logging
+import math
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +30,9 @@ from orbax.checkpoint import v1 as ocp
 from ..contract import State
 from ..errors import UserError
 from ..records import store
-from ..run_config import RETIRED, option
-from .distributed import all_agree, barrier
+from .agree import PeerFailed, agreed_failure, wait_unless_failed
+from .changes import check_identity, check_tree, describe_tree, other_settings
+from .distributed import all_agree, barrier, unique
 from .private import writer_of
 
 log = logging.getLogger(__name__)
@@ -34,11 +40,23 @@ FORMAT = 1  # of such a folder; a newer one is refused
 CANDIDATES = 16  # how many of the newest checkpoints a restore looks at
 
 
+@dataclass(frozen=True)
+class _Saving:
+    """A save in progress."""
+
+    path: Path
+    name: str  # that all processes give it
+    manifest: dict[str, Any]
+    made: bool  # its folder is new; a failure deletes it
+    rotate: bool
+
+
 class Checkpoints:
     """The checkpoint folder of one run; at most one save runs at a time."""
 
-    def __init__(self, folder: Path, keep: int) -> None:
-        self._folder, self._keep = folder.absolute(), keep
+    def __init__(self, folder: Path, keep: int, timeout_s: float = 3600.0) -> None:
+        self._folder, self._keep, self._timeout_s = folder.absolute(), keep, timeout_s
+        self._newest = self._folder.with_suffix(".json")
         self._thread: threading.Thread | None = None
         self._error: str | None = None
 
@@ -48,11 +66,13 @@ class Checkpoints:
         state: State,
         about: dict[str, Any],
         durable: Callable[[], None] = lambda: None,
+        *,
+        rotate: bool = True,
     ) -> None:
         """Start saving; returns once the arrays are copied. `about` goes to the manifest.
 
         `durable` returns when all else that belongs to this step is on disk: it is waited for
-        before the checkpoint counts.
+        before the checkpoint counts. With `rotate`, older checkpoints are deleted then.
         """
         self.wait()
         path = self._path(step)
@@ -62,13 +82,25 @@ class Checkpoints:
             "processes": jax.process_count(),
             "tree": describe_tree(state),
         }
+        # Until it says otherwise: a thread that ends early has saved nothing.
+        self._error = "the save did not come to its end"
+        failure: Exception | None = None
         try:
-            response = ocp.save_async(path / "state", state)
-        except Exception as error:
-            self._report(path, error)
-            return
+            if jax.process_index() == 0:
+                store.make_new_folder(path)
+        except OSError as error:  # what is there is not of this save, and stays
+            failure = error
+        if made := all_agree(failure is None):
+            try:
+                with ocp.Context(async_options=self._limits()):
+                    result = ocp.save_async(path / "state", state).result
+            except Exception as error:
+                failure = error
+        if not made or failure is not None:  # the other processes have to know of it
+            result = partial(_fail, failure or PeerFailed("process 0 has no folder for it"))
+        saving = _Saving(path, unique(f"save {path.name}"), manifest, made, rotate)
         self._thread = threading.Thread(
-            target=self._commit, args=(path, response, manifest, durable), name="checkpoint"
+            target=self._commit, args=(saving, result, durable), name="checkpoint"
         )
         self._thread.start()
 
@@ -79,35 +111,47 @@ class Checkpoints:
             self._thread = None
         return self._error
 
+    def _limits(self) -> Any:
+        return ocp.options.AsyncOptions(timeout_secs=math.ceil(self._timeout_s))
+
     def _commit(
-        self, path: Path, response: Any, manifest: dict[str, Any], durable: Callable[[], None]
+        self, saving: _Saving, result: Callable[[], Any], durable: Callable[[], None]
     ) -> None:
+        path, process = saving.path, jax.process_index()
+        failure: Exception | None = None
         try:
-            response.result()
+            wait_unless_failed(result, saving.name)
             durable()
-            process = jax.process_index()
             if process == 0:
-                store.write_json(path / "manifest.json", manifest)
+                store.write_json(path / "manifest.json", saving.manifest)
             own = [file for file in _files(path) if writer_of(file) == process]
             hashes = {str(file): store.sha256(path / file) for file in own}
             store.write_json(path / f"files-{process}.json", hashes)
-            if process == 0:
-                self._delete_old()
-            self._error = None
         except Exception as error:
-            self._report(path, error)
+            failure = error
+        # A write may fail in one process alone; the save counts when it has in none.
+        if (failure := agreed_failure(saving.name, failure)) is not None:
+            self._report(path, failure, made=saving.made and process == 0)
+            return
+        self._error = None
+        if process == 0:
+            # Without it nothing is lost but the notice that all checkpoints are.
+            with contextlib.suppress(OSError):
+                store.write_json(self._newest, {"step": saving.manifest["step"]})
+            if saving.rotate:
+                self._delete_old()
 
-    def _report(self, path: Path, error: Exception) -> None:
+    def _report(self, path: Path, error: Exception, *, made: bool) -> None:
+        """Note and log why a save failed, and delete what it `made`. Raises nothing."""
         # The run continues: earlier checkpoints are untouched, and the next save may find space.
-        self._error = (str(error) or repr(error)).splitlines()[0][:300]
-        store.remove(path)
-        free = shutil.disk_usage(self._folder.parent).free
-        log.warning(
-            "checkpoint %s was NOT saved: %s; %.1f GB are free there; earlier ones are untouched",
-            path.name,
-            self._error,
-            free / 1e9,
-        )
+        self._error = (str(error).strip() or repr(error)).splitlines()[0][:300]
+        free = ""
+        with contextlib.suppress(OSError):
+            if made:
+                store.remove(path)
+            free = f"; {shutil.disk_usage(self._folder.parent).free / 1e9:.1f} GB are free there"
+        saved = "checkpoint %s was NOT saved: %s%s; earlier ones are untouched"
+        log.warning(saved, path.name, self._error, free)
 
     def _delete_old(self) -> None:
         committed = [step for step in self._steps() if self._committed(step)]
@@ -126,15 +170,28 @@ class Checkpoints:
         if (found := self.newest()) is None:
             return None
         path, manifest = found
-        # A setting that was part of the identity once, and is none now, may differ.
-        free = about["config"].keys() - about["identity"]
-        saved = {n: v for n, v in manifest["identity"].items() if n not in free}
-        _check_identity(path, saved, about["identity"], defaults)
-        before, now = manifest["config"], about["config"]
-        other = [n for n in before if n[:4] != "run." and now.get(n, before[n]) != before[n]]
-        settings = [option(n, before[n]) for n in other]
-        _check_tree(path, manifest["tree"], describe_tree(abstract), settings)
+        check_identity(path, manifest, about, defaults)
+        check_tree(path, manifest["tree"], abstract, other_settings(manifest, about))
         return load(path, abstract), manifest
+
+    def check_none_lost(self) -> None:
+        """Raise where this run has saved, though no checkpoint of it can be used any more.
+
+        To begin anew would delete the records and outputs that are left of it.
+        """
+        aside = [name for name in store.names(self._folder) if ".damaged-" in name]
+        step = store.read_json(self._newest)["step"] if store.exists(self._newest) else None
+        ended = store.exists(self._folder.with_name("summary.json"))
+        if step is None and not aside and not ended:
+            return  # it was killed before its first save, and begins again
+        saved = "a run that has saved" if step is None else f"a run that was saved at step {step}"
+        raise UserError(
+            got=f"{self._folder.parent}, {saved}, without a checkpoint that can be used"
+            + f" (damaged: {', '.join(aside)})" * bool(aside),
+            expected=f"at least one in {self._folder}",
+            do="put one back from a copy, or begin anew with another --run-dir; this folder keeps "
+            "its records and outputs",
+        )
 
     def newest(self, *, repair: bool = True) -> tuple[Path, dict[str, Any]] | None:
         """Folder and manifest of the newest sound checkpoint, if there is one.
@@ -174,20 +231,25 @@ class Checkpoints:
         return newest
 
     def _complaint(self, step: int) -> str | None:
-        """What is wrong with a checkpoint's files, or None; each process checks its share."""
+        """How a checkpoint's files differ from what was committed, or None; OSError where that
+        cannot be told, which is no damage. Each process checks its share."""
         path = self._path(step)
+        expected: dict[str, str] = {}
         try:
-            expected: dict[str, str] = {}
             for name in store.names(path):
                 if name.startswith("files-") and name.endswith(".json"):
-                    expected |= store.read_json(path / name)
-            for name in sorted(expected)[jax.process_index() :: jax.process_count()]:
-                if not store.exists(path / name):
-                    return f"{name} is missing, expected SHA-256 {expected[name]}"
-                if (got := store.sha256(path / name)) != expected[name]:
-                    return f"{name} has SHA-256 {got}, expected {expected[name]}"
-        except (OSError, ValueError) as error:
-            return f"unreadable: {error}"
+                    expected |= store.patiently(store.read_json, path / name)
+        except ValueError as error:
+            return f"{name} is no JSON: {error}"
+        if strange := [str(file) for file in _files(path) if str(file) not in expected]:
+            return f"{strange[0]} is in no list of its files"
+        for name in sorted(expected)[jax.process_index() :: jax.process_count()]:
+            try:
+                got = store.patiently(store.sha256, path / name)
+            except FileNotFoundError:
+                return f"{name} is missing, expected SHA-256 {expected[name]}"
+            if got != expected[name]:
+                return f"{name} has SHA-256 {got}, expected {expected[name]}"
         return None
 
     def _set_aside(self, path: Path, complaint: str) -> None:
@@ -223,45 +285,8 @@ def load(path: Path, abstract: Any) -> Any:
         return ocp.load(path / "state", abstract)
 
 
-def describe_tree(tree: Any) -> dict[str, str]:
-    """Path -> dtype[shape] of every array."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(p): f"{x.dtype}{list(x.shape)}" for p, x in leaves}
-
-
-def _check_identity(
-    path: Path, saved: dict[str, Any], must_match: dict[str, Any], defaults: dict[str, Any]
-) -> None:
-    ours, saved = RETIRED | must_match, defaults | saved
-    # A field that only the code has cannot be compared. A field that only the checkpoint has was
-    # removed from the code; RETIRED lists those whose behaviour the code has kept.
-    names = [n for n in saved if n not in ours or saved[n] != ours[n]]
-    if names:
-        begun_with = "the data and the code that it began with"
-        if all(n in must_match and (n in defaults or "." in n) for n in names):
-            begun_with = " ".join(option(n, saved[n]) for n in names)
-        raise UserError(
-            got=", ".join(f"{n}={ours.get(n, 'gone (run_config.py: RETIRED)')}" for n in names),
-            expected=", ".join(f"{n}={saved[n]}" for n in names) + f", as in {path}",
-            do=f"run with {begun_with}, or start another run with --run-dir",
-        )
-
-
-def _check_tree(
-    path: Path, saved: dict[str, str], ours: dict[str, str], settings: Iterable[str] = ()
-) -> None:
-    """`settings`: those of the checkpoint that are others now."""
-    names = sorted(n for n in saved | ours if saved.get(n) != ours.get(n))
-    if names:
-        some = "; ".join(f"{n}: {ours.get(n, 'nothing')}" for n in names[:4])
-        raise UserError(
-            got=f"a state with {some} ({len(names)} arrays differ)",
-            expected="; ".join(f"{n}: {saved.get(n, 'nothing')}" for n in names[:4])
-            + f", as in {path}",
-            do="the code that makes the state has changed, or a setting: undo that"
-            + "".join(f" ({words} was it)" for words in settings)
-            + ", or take another --run-dir",
-        )
+def _fail(error: Exception) -> None:
+    raise error
 
 
 def _files(path: Path) -> list[Path]:

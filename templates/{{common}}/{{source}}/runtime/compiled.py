@@ -47,7 +47,11 @@ def jit_step(workload: Workload, shardings: Any, mesh: Mesh) -> Any:
     Metrics come out replicated, outputs as the step leaves them.
     """
     replicated = named(PartitionSpec(), mesh)
-    return jax.jit(workload.step, donate_argnums=0, out_shardings=(shardings, replicated, None))
+    # JAX runs a step again to find the first NaN or infinity; it keeps the state for NaN alone.
+    donated = () if jax.config.jax_debug_infs else (0,)
+    return jax.jit(
+        workload.step, donate_argnums=donated, out_shardings=(shardings, replicated, None)
+    )
 
 
 def initialise(workload: Workload, seed: int, shardings: Any) -> State:

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import jax
@@ -21,7 +21,13 @@ class FiniteCheck:
 
     def __init__(self, workload: Workload, limit: int, state: State) -> None:
         self._mode, self._limit, self._in_a_row = workload.nonfinite, limit, 0
+        self._smaller_steps = workload.smaller_steps
         self._skipped = int(state["skipped"]) if self._mode == "skip" else 0
+
+    @property
+    def skipping(self) -> bool:
+        """Whether the newest step was skipped."""
+        return self._in_a_row > 0
 
     def counts(self, step: int, metrics: dict[str, float]) -> bool:
         """Whether the step counts. metrics: on the host, equal in all processes."""
@@ -29,7 +35,7 @@ class FiniteCheck:
             return True
         if self._mode == "stop":
             if not all(map(math.isfinite, metrics.values())):
-                raise self._stop(f"step {step}: {metrics}", "JAX_DEBUG_NANS=True")
+                raise self._stop(f"step {step}: {metrics}", metrics)
             return True
         before, self._skipped = self._skipped, int(metrics["skipped"])
         if self._skipped == before:
@@ -40,16 +46,34 @@ class FiniteCheck:
         log.warning("step %d is not finite and is skipped: %s", step, shown)
         if self._in_a_row >= self._limit:
             got = f"{self._in_a_row} non-finite steps in a row, up to step {step}: {shown}"
-            raise self._stop(got, "JAX_DEBUG_NANS=True; --max-skipped-steps raises the limit")
+            raise self._stop(got, metrics)
         return False
 
-    def _stop(self, got: str, do: str) -> UserError:
-        return UserError(
-            got=got,
-            expected="finite metrics",
-            do="the last checkpoint is sound. Take smaller steps, or look for the first NaN with "
-            + do,
-        )
+    def _stop(self, got: str, metrics: dict[str, float]) -> UserError:
+        do = "run the same command again"
+        if self._smaller_steps:
+            do += f" with {self._smaller_steps}: it goes on in smaller steps"
+        if self._mode == "skip":
+            do += f"; --max-skipped-steps {2 * self._limit} skips more of them"
+        # Of a step's results alone: the infinities of a mask, which are meant, are inside it.
+        what = "nans" if any(map(math.isnan, metrics.values())) else "infs"
+        do += f"; with JAX_DEBUG_{what.upper()}=1 set, it stops where the first one is computed"
+        return UserError(got=got, expected="finite metrics", do=do)
+
+
+@contextmanager
+def debugging_as_asked() -> Iterator[None]:
+    """JAX_DEBUG_NANS and JAX_DEBUG_INFS hold in this thread, whatever JAX does in between.
+
+    Whenever JAX pauses them for a moment, as it does to trace some functions, it forgets to turn
+    them on again where the thread has no value of its own (jax 0.12: `jaxpr_as_fun`).
+    """
+    with ExitStack() as stack:
+        if jax.config.jax_debug_nans:
+            stack.enter_context(jax.debug_nans(True))
+        if jax.config.jax_debug_infs:
+            stack.enter_context(jax.debug_infs(True))
+        yield
 
 
 class CompileCount:

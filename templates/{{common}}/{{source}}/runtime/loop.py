@@ -6,22 +6,25 @@ a flag that all processes agree on; never from a clock, a signal or a disk error
 
 import logging
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from ..contract import Beat, Metrics, Outputs, State, Workload
+from ..contract import Metrics, Outputs, State, Workload
 from ..errors import Exit, UserError
 from ..records import provenance, store, telemetry
 from ..records.recorder import Recorder, reported
-from ..run_config import RunConfig, identity_of, option, to_dict, tunables_of
+from ..run_config import RunConfig, absolute_paths, identity_of, to_dict, tunables_of
+from .agree import check_shared
+from .changes import in_words, list_changes
 from .checkpoint import Checkpoints
 from .compiled import abstract_state, count_parameters, describe_state, initialise, jit_step
 from .distributed import StopRequest, Watch, all_agree, barrier
-from .guards import CompileCount, FiniteCheck, OneCompilation
+from .guards import CompileCount, FiniteCheck, OneCompilation, debugging_as_asked
+from .lock import only_run_in
 from .prefetch import Prefetch
 from .sharding import describe_shards
 from .sink import NpzFiles
@@ -31,27 +34,33 @@ log = logging.getLogger(__name__)
 
 def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     """Run to `config.run.steps` or `workload.done`, from the newest sound checkpoint on."""
+    alone = only_run_in(Path(config.run.run_dir)) if jax.process_index() == 0 else nullcontext()
+    with alone:
+        return _run(workload, config, mesh)
+
+
+def _run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     run_config: RunConfig = config.run
     run_dir = Path(run_config.run_dir)
     clock, compilations = telemetry.Clock(), CompileCount()
     about: dict[str, Any] = {
         "identity": identity_of(config) | workload.identity,
         "tunable": tunables_of(config) | workload.tunable,
-        "config": to_dict(config),
+        # To accept changed code holds for one start: it is no setting for the starts after it.
+        "config": to_dict(config) | {"run.accept_changed_code": False},
         "provenance": provenance.collect(),
+        "sources": provenance.sources(),
     }
+    clock.about = {"command": provenance.command_line(), "provenance": about["provenance"]}
 
     # ---- the state, and what stands beside it in the run folder ----
-    checkpoints = Checkpoints(run_dir / "checkpoints", run_config.keep_checkpoints)
+    check_shared(run_dir)
+    checkpoints = Checkpoints(
+        run_dir / "checkpoints", run_config.keep_checkpoints, run_config.save_timeout_s
+    )
     state, manifest, shardings = _first_state(workload, config, mesh, about, checkpoints, clock)
     first, cursor = int(state["step"]), manifest.get("cursor", 0)
     newest: dict[str, float] = manifest.get("newest", {})
-    changes = list_changes(manifest, about["tunable"], first)
-    about |= {
-        # None: begun before 0.3.0, which was the first to note it.
-        "command": manifest.get("command") if manifest else provenance.command_line(),
-        "changes": [*manifest.get("changes", []), *changes],
-    }
     # Judged again, because `done` may have changed since.
     finished = manifest.get("finished", False) and _is_done(workload, newest)
     last = first if finished else run_config.steps
@@ -60,6 +69,13 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
         do = "it has reached its aim" if finished else "raise --steps to go on"
         log.info("nothing to do: %s is at step %d; %s", run_dir, first, do)
         return Exit.DONE
+    accepted = run_config.accept_changed_code
+    changes = list_changes(manifest, about, first, accept_code=accepted)
+    about |= {
+        # None: begun before 0.3.0, which was the first to note it.
+        "command": manifest.get("command") if manifest else provenance.command_line(),
+        "changes": [*manifest.get("changes", []), *changes],
+    }
     recorder = Recorder(workload, config, run_dir, first, clock)
     # Release 0.1.0 kept `losses`: sum and count of the one metric that it averaged.
     recorder.sums = manifest.get("sums") or {"loss": manifest.get("losses", (0.0, 0))}
@@ -70,7 +86,10 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
             "parameters": count_parameters(state),
             "means": list(workload.means),
         }  # for the report
-        store.write_json(run_dir / "config.json", about)
+        paths = {"paths_absolute": absolute_paths(config)}
+        store.write_json(run_dir / "config.json", about | paths)
+        for name, content in workload.run_files.items():
+            store.write(run_dir / "inputs" / name, content)
         log.info("%s", describe_state(state))
         if mesh.size > 1:
             log.info("%s", describe_shards(state))
@@ -78,11 +97,7 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
         if manifest and about["command"]:
             log.info("begun with: %s", about["command"])
         for change in changes:
-            keeps = option(change["setting"], change["from"])
-            log.info(
-                "from here on, %(setting)s is %(to)s, not %(from)s, which %(keeps)s keeps",
-                change | {"keeps": keeps},
-            )
+            log.info("%s", in_words(change, about["tunable"]))
     barrier("outputs cut")
 
     # ---- the step, compiled once ----
@@ -98,20 +113,41 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
             sink.add(step, outputs)
         return values
 
+    def durable() -> None:
+        sink.durable()
+        recorder.durable()
+
     def log_pending(pending: tuple[int, Metrics, Outputs] | None) -> None:
         if pending is not None:
             recorder.step(pending[0], settle(*pending))
+
+    def evaluate() -> dict[str, float]:
+        assert workload.evaluate is not None
+        with clock.measure("evaluate"):
+            return workload.evaluate(state, watch.beat)
+
+    def show(step: int) -> None:
+        assert workload.artifacts is not None
+        with clock.measure("artifacts"):
+            recorder.artifacts(step, workload.artifacts(state, watch.beat))
 
     # ---- the loop ----
     can_evaluate, can_show = workload.evaluate is not None, workload.artifacts is not None
     code, pending, step = None, None, first
     with ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
-        stack.callback(recorder.close)
+        stack.enter_context(debugging_as_asked())
+        stack.push(recorder.leave)
         stack.callback(checkpoints.wait)
         batches = stack.enter_context(Prefetch(workload, cursor, run_config.prefetch_workers))
         watch = stack.enter_context(closing(Watch(run_config.hang_timeout_s)))
         with StopRequest().listening() as stop:
+            if owed := manifest.get("owed"):
+                values = owed["values"] | (evaluate() if owed["evaluate"] else {})
+                newest |= values
+                recorder.step(first, values, force=True)
+                if owed["show"]:
+                    show(first)
             for step in range(first + 1, last + 1):
                 at_start, at_end = step == first + 1, step == run_config.steps
                 saving = _due(step, run_config.save_every_steps) or at_end
@@ -137,28 +173,44 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
                 values, pending = settle(*pending), None
                 if at_start:
                     recorder.compiled(compilations.seconds)
-                if evaluating:
-                    values |= _evaluate(workload, state, watch.beat, clock)
+                stopping = code is not None
+                if evaluating and not stopping:
+                    values |= evaluate()
                 newest |= values
                 finished = saving and _is_done(workload, newest)
-                if finished and not evaluating:
-                    values |= _evaluate(workload, state, watch.beat, clock)
-                # Step 1 too: the loss before training, which the first mean would hide.
-                forced = step == 1 or evaluating or at_end or finished or code is not None
-                recorder.step(step, values, force=forced)
+                if finished and can_evaluate and not evaluating:
+                    evaluating = True
+                    values |= {} if stopping else evaluate()
+                showing |= can_show and finished
+                # A stop saves at once, since its grace may be seconds: what is due is owed to this
+                # step by the next start, which writes its record too.
+                owed = None
+                if stopping and (evaluating or showing):
+                    owed = {"values": values, "evaluate": evaluating, "show": showing}
+                else:
+                    # Step 1 too: the loss before training, which the first mean would hide.
+                    due = step == 1 or evaluating or at_end or finished or stopping
+                    recorder.step(step, values, force=due)
                 if saving:
-                    so_far = dict(
-                        cursor=cursor, sums=recorder.sums, newest=newest, finished=finished
-                    )
+                    so_far = {
+                        "cursor": cursor,
+                        "sums": recorder.sums,
+                        "newest": newest,
+                        "finished": finished,
+                        "owed": owed,
+                    }
                     with clock.measure("checkpoint"):
                         began_s = time.monotonic()
                         sink.write(step)
-                        checkpoints.save(step, state, about | so_far, sink.durable)
+                        # While steps are skipped, the older checkpoints may be what is wanted.
+                        rotate = not finite.skipping
+                        checkpoints.save(step, state, about | so_far, durable, rotate=rotate)
                         recorder.saved(time.monotonic() - began_s)
-                if workload.artifacts is not None and (showing or finished):
-                    with clock.measure("artifacts"):
-                        recorder.artifacts(step, workload.artifacts(state, watch.beat))
-                if finished or code is not None:
+                if stopping:
+                    break
+                if showing:
+                    show(step)
+                if finished:
                     break
         clock.enter("checkpoint")
         with watch.paused():
@@ -168,24 +220,12 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
             over = finished or step == run_config.steps
             next_run = "writes the report" if over else "goes on from there"
             log.info("saved at step %d; the same command %s", step, next_run)
-            recorder.stopped(step)
+            recorder.stopped(step, code)
             return code
         clock.enter("evaluate")
         summary, sections = workload.finish(state, watch.beat) if workload.finish else ({}, {})
         recorder.finish(step, summary, sections)
     return Exit.DONE
-
-
-def list_changes(
-    manifest: dict[str, Any], tunable: dict[str, Any], step: int
-) -> list[dict[str, Any]]:
-    """What a resume changes of that which concerns steps to come alone."""
-    before = manifest.get("config", {}) | manifest.get("tunable", {})
-    return [
-        {"step": step, "setting": name, "from": before[name], "to": value}
-        for name, value in tunable.items()
-        if name in before and before[name] != value
-    ]
 
 
 def _first_state(
@@ -204,17 +244,10 @@ def _first_state(
     with jax.set_mesh(mesh):
         with clock.measure("restore"):
             restored = checkpoints.restore(abstract, about, identity_of(type(config)()))
+        if restored is None:
+            checkpoints.check_none_lost()
         state, manifest = restored or (initialise(workload, config.run.seed, shardings), {})
     return state, manifest, shardings
-
-
-def _evaluate(
-    workload: Workload, state: State, beat: Beat, clock: telemetry.Clock
-) -> dict[str, float]:
-    if workload.evaluate is None:
-        return {}
-    with clock.measure("evaluate"):
-        return workload.evaluate(state, beat)
 
 
 def _check_last_save(error: str | None, run_dir: Path) -> None:

@@ -12,7 +12,7 @@ COMPILED_EVENT = "/jax/core/compile/backend_compile_duration"
 
 
 def job() -> Any:
-    """The job that this process has joined: `client` (None = alone), `process_id`.
+    """The job of this process: `client` (None = alone), `process_id`, `num_processes`.
 
     The client's key-value store is the only way to reach other processes without a collective. Used
     of it: `key_value_set`, `key_value_dir_get`, `wait_at_barrier`.

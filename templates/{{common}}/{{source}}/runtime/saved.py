@@ -1,5 +1,6 @@
 """Finds, verifies and loads what a run has saved, for the commands that only read it."""
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,16 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from ..contract import State
 from ..errors import UserError
+from ..records import provenance
 from ..run_config import MeshConfig, from_dict
+from .changes import changed_files, check_tree
 from .checkpoint import Checkpoints, load
 from .compiled import with_shardings
 from .sharding import make_mesh, named
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,8 +33,14 @@ class Saved[C]:
         """Steps done when it was saved."""
         return int(self.manifest["step"])
 
-    def load(self, bare: Any, specs: Any, mesh: Mesh) -> Any:
-        """Its arrays that the tree `bare` names, by shape, placed on the mesh as `specs` say."""
+    def load(self, bare: State, specs: Any, mesh: Mesh) -> State:
+        """The parts of its state that `bare` has by name and shape, placed as `specs` say.
+
+        UserError where the code declares other arrays in them than were saved.
+        """
+        parts = tuple(jax.tree_util.keystr((jax.tree_util.DictKey(name),)) for name in bare)
+        tree = {n: v for n, v in self.manifest["tree"].items() if n.startswith(parts)}
+        check_tree(self.path, tree, bare)
         return load(self.path, with_shardings(bare, named(specs, mesh)))
 
 
@@ -46,6 +58,8 @@ def find_saved[C](run_dir: str | Path, default: C) -> Saved[C]:
             do=f"run it first: --run-dir {run_dir}, and let it reach a save",
         )
     path, manifest = found
+    if files := changed_files(manifest.get("sources", {}), provenance.sources()):
+        log.warning("%s was saved by other code in %s", path, ", ".join(files))
     return Saved(path, manifest, from_dict(default, manifest["config"]))
 
 

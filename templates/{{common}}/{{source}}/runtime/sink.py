@@ -20,7 +20,7 @@ import numpy as np
 from ..contract import Outputs
 from ..records import store
 
-FILE = re.compile(r"(\d{8,})-\d+\.npz(\.part)?")
+FILE = re.compile(r"(\d{8,})-\d+\.npz(\.(\w+\.)?part)?")  # a part too, of a write that was killed
 BLOCK_BYTES = 1 << 28  # of outputs that are collected before a file is written between two saves
 WAITING_BLOCKS = 2  # that may wait for the disk; then the run waits too, and ends if that fails
 

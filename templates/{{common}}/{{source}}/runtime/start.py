@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 
+from ..errors import UserError
 from .distributed import start_processes
 from .host_memory import keep_freed_memory
 
@@ -18,6 +19,15 @@ def start() -> None:
     keep_freed_memory()
     keep_compiled_programs()
     start_processes()
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        raise UserError(
+            got=f"JAX_PLATFORMS={asked}: {str(error).splitlines()[0]}",
+            expected="devices that JAX finds",
+            do="correct JAX_PLATFORMS or unset it; `doctor` shows the environment",
+        ) from error
 
 
 def keep_compiled_programs() -> None:

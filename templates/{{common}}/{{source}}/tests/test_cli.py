@@ -52,6 +52,18 @@ def test_unknown_words_name_near_ones(
     assert words in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_takes_its_own_defaults(name: str) -> None:
+    command = COMMANDS[name]
+    needed = [
+        word
+        for parameter in inspect.signature(command).parameters.values()
+        if parameter.default is parameter.empty and parameter.name not in cli._settings_of(command)
+        for word in (f"--{parameter.name.replace('_', '-')}", "x")
+    ]
+    assert callable(cli.parse([name, *needed]))
+
+
 def config_of(*argv: str) -> Config:
     return cli.parse([TRAIN, *argv]).keywords["config"]
 
@@ -165,8 +177,12 @@ def test_help_lists_everything_and_imports_no_jax(capsys: pytest.CaptureFixture[
             2,
             "got:      [Errno 28] No space left: '/x'",
         ),
-        (OSError(errno.ENOTDIR, "Not a directory", "/x"), 2, "expected: a path with room"),
-        (FileExistsError(errno.EEXIST, "File exists", "/x"), 2, "do:    free space there, or give"),
+        (OSError(errno.ENOTDIR, "Not a directory", "/x"), 2, "expected: a path that can"),
+        (
+            FileExistsError(errno.EEXIST, "File exists", "/x"),
+            2,
+            "do:    look at that path, or give",
+        ),
         (OSError(errno.EPIPE, "broken"), 1, "Traceback"),
         (ValueError("ours"), 1, "Traceback"),
         (KeyboardInterrupt(), 130, ""),
@@ -189,4 +205,4 @@ def test_exit_code(
     assert reason
     assert shown in err
     assert ("Traceback" in err) is (code == Exit.BUG)
-    assert [*map(int, Exit)] == [0, 1, 2, 42, 43, 130]  # schedulers know them
+    assert [*map(int, Exit)] == [0, 1, 2, 42, 43, 44, 130]  # schedulers know them

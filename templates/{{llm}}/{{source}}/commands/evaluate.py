@@ -11,18 +11,19 @@ def evaluate(*, run_dir: str = "runs/demo") -> int:
     """
     import jax
 
-    from ..evaluate import bits_per_byte
+    from ..evaluate import baselines, bits_per_byte
     from ..records.report import format_summary
     from ..runtime.start import start
-    from ..text.shards import open_split, read_manifest
+    from ..text.shards import read_manifest
     from ..trained import open_run
 
     start()
     run = open_run(run_dir)
-    folder = run.learner.config.data.prepared_dir
-    text, heldout = read_manifest(folder), open_split(folder, "heldout")
+    heldout = run.heldout()
+    text = read_manifest(heldout.folder)
+    compared = baselines(heldout, run.learner.config.data.seq_len)
     with jax.set_mesh(run.mesh):
         found = bits_per_byte(run.learner, run.params, heldout, run.mesh)
     origin = {"corpus_sha256": text.corpus_sha256, "corpus_python": text.python}
-    print(format_summary({"step": run.step} | found | origin))
+    print(format_summary({"step": run.step} | found | compared | origin))
     return Exit.DONE

@@ -1,16 +1,19 @@
 """`sample`: text from a checkpoint."""
 
+from typing import Annotated
+
 from ..errors import Exit
+from ..run_config import Bounds
 
 
 def sample(
     *,
     run_dir: str = "runs/demo",
     prompt: str = "",
-    chars: int = 300,
-    temperature: float = 0.8,
-    top_p: float = 0.95,
-    seed: int = 0,
+    chars: Annotated[int, Bounds(least=0)] = 300,
+    temperature: Annotated[float, Bounds(least=0)] = 0.8,
+    top_p: Annotated[float, Bounds(above=0, most=1)] = 0.95,
+    seed: Annotated[int, Bounds(least=0, most=2**32 - 1)] = 0,
 ) -> int:
     """Write text from the newest checkpoint; with no prompt, from the start of a document.
 

@@ -17,9 +17,11 @@ from ..attention import attend
 from ..config import Config, ModelConfig, validate
 from ..errors import UserError
 from ..hub import hub_config, hub_tensors, unknown_parts, write_tokenizer
+from ..model import Transformer
 from ..step import Learner, init_state, make_learner
 from ..text.settings import DataConfig
 from ..text.tokenizer import JsonTokenizer, train_bpe
+from ..training.layers import norm_gain
 from ..training.weights_file import write_weights
 
 QWEN = ModelConfig(layers=2, width=32, heads=4, kv_heads=2, head_dim=16, mlp_width=48)
@@ -122,6 +124,26 @@ def test_exported_tensors_give_the_same_logits(
         err_msg="model.py computes something else than the Hub's architecture of these names: "
         "name its parameters otherwise, so that `export` refuses it",
     )
+
+
+@pytest.mark.parametrize("change", ["an unknown name", "a missing one"])
+def test_what_the_hub_does_not_know_or_would_lack_is_refused(
+    change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Transformer.__init__
+
+    def init(self: Transformer, *args: Any) -> None:
+        real(self, *args)
+        if change == "an unknown name":
+            self.positions = norm_gain(4)
+        else:
+            del self.final_norm
+
+    monkeypatch.setattr(Transformer, "__init__", init)
+    learner = make_learner(validate(Config(model=QWEN, data=DataConfig(seq_len=24))), 300, 0)
+    name = "positions" if change == "an unknown name" else "final_norm"
+    with pytest.raises(UserError, match=rf"got: .*: .*{name}"):
+        hub_config(learner)
 
 
 def test_a_logit_cap_is_refused() -> None:

@@ -116,6 +116,19 @@ def test_attention_equals_its_definition(
     assert_close(ours, theirs.reshape(2, length, -1), atol=1e-5)
 
 
+def test_a_longer_row_makes_the_program_longer_by_its_tokens_not_by_their_square() -> None:
+    def text_bytes(length: int) -> int:
+        tokens = jax.ShapeDtypeStruct((1, length + 1), "int32")
+        lowered = jax.jit(functools.partial(objective, tiny.learner())).lower(
+            tiny.parameters(), tokens
+        )
+        return len(lowered.as_text())
+
+    short, long = text_bytes(1024), text_bytes(4096)
+    # RoPE's table: cosine and sine, four pairs, eight hexadecimal digits for each.
+    assert long - short < 3072 * 2 * 4 * 8 + 150_000
+
+
 def test_rope_makes_scores_depend_on_distance_alone() -> None:
     table = jnp.asarray(rope_table(tiny.MODEL, 24))
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))

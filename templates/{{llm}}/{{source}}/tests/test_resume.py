@@ -79,6 +79,7 @@ def test_two_processes_train_and_score_as_one(tmp_path: Path) -> None:
     assert one["epochs"] == pytest.approx(12 * 8 * 32 / one["train_tokens"], rel=0.01)
     for name in ("heldout_loss", "heldout_bits_per_byte"):
         assert two[name] == pytest.approx(one[name], rel=CLOSE)
+    assert two["baselines"] == one["baselines"]
 
 
 def test_a_mistake_that_only_the_first_process_sees_ends_both(tmp_path: Path) -> None:

@@ -3,15 +3,19 @@
 Streams them. Knows no tokens and drops nothing: an unusable document has its `problem` set.
 """
 
+import codecs
 import difflib
+import functools
 import glob
 import gzip
 import hashlib
 import itertools
 import json
+import os
 import sysconfig
 import zlib
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -29,13 +33,21 @@ GENERATED = ("_sysconfigdata", "config-")
 # If it is the only file, it is cut into a hundred at least, so that some can be held out.
 TEXT_PIECE_BYTES = 1 << 18
 LONE_TEXT_PIECES = 100
+# A line of more than so many pieces (and bytes) is cut as well, after a character of LINE_CUTS.
+LONG_LINE_PIECES, LONG_LINE_BYTES = 16, 1 << 12
+LINE_CUTS = (b"\r", b". ", "\u3002".encode(), b" ")  # old Mac's line end; sentences; words
+LONGEST_JSON_BYTES = 1 << 28  # a longer line is left out
 
 # What gzip, json and pyarrow raise for a truncated, damaged or foreign file.
 UNREADABLE = (EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError, zlib.error)
 
 type SplitName = Literal["train", "heldout"]
-type Piece = tuple[str, bytes, int, bytes]
-"""Name, text, bytes on disk, and a key: pieces with equal keys are in the same split."""
+type Problem = Literal[
+    "", "empty", "no text", "not JSON", "too long", "not UTF-8", "UTF-16", "not text"
+]
+"""Why a document cannot be used. no text: its record has none there. not text: it has NUL bytes."""
+type Piece = tuple[str, bytes | Problem, int, bytes]
+"""Name, text or problem, bytes on disk, and a key: equal keys are in the same split."""
 
 
 class Document(NamedTuple):
@@ -45,7 +57,7 @@ class Document(NamedTuple):
     split: SplitName
     text: str
     disk_bytes: int  # its share of the file's size
-    problem: str = ""  # "empty" or "not UTF-8"; text is "" then
+    problem: Problem = ""  # text is "" where there is one
 
 
 def is_chosen(key: bytes, fraction: float) -> bool:
@@ -53,10 +65,10 @@ def is_chosen(key: bytes, fraction: float) -> bool:
     return int.from_bytes(hashlib.sha256(key).digest()[:8]) < fraction * 2.0**64
 
 
-def find_files(paths: tuple[str, ...]) -> dict[Path, str]:
+def find_files(config: TextConfig) -> dict[Path, str]:
     """Path -> name of all files behind files, folders and globs; no paths = Python's own source."""
-    if paths:
-        return {path: name for given in paths for path, name in _find(given).items()}
+    if config.paths:
+        return {p: name for given in config.paths for p, name in _find(given, config).items()}
     root = Path(sysconfig.get_paths()["stdlib"])
     names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py"))
     names = [name for name in names if not EXCLUDED & {*name.split("/")}]
@@ -65,15 +77,12 @@ def find_files(paths: tuple[str, ...]) -> dict[Path, str]:
 
 def read_documents(config: TextConfig) -> Iterator[Document]:
     """Every document of the corpus, the unusable ones too. Texts are kept byte for byte."""
-    files, name = find_files(config.paths), "the start"
+    files, name = find_files(config), "the start"
     for path, file_name in files.items():
         try:
             for name, data, disk_bytes, key in _read(path, file_name, config, len(files) == 1):
                 held = is_chosen(key, config.heldout_fraction)
-                try:
-                    text, problem = data.decode(), "" if data else "empty"
-                except UnicodeDecodeError:
-                    text, problem = "", "not UTF-8"
+                text, problem = _decode(data)
                 yield Document(name, "heldout" if held else "train", text, disk_bytes, problem)
         except UNREADABLE as error:
             raise UserError(
@@ -83,22 +92,87 @@ def read_documents(config: TextConfig) -> Iterator[Document]:
             ) from error
 
 
-def _find(given: str) -> dict[Path, str]:
-    path = Path(given).expanduser().absolute()
-    inside = sorted(p for p in path.rglob("*") if p.name.endswith(SUFFIXES))
-    files = inside or [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]
-    files = [p for p in files if p.is_file()]
+def _decode(data: bytes | Problem) -> tuple[str, Problem]:
+    if isinstance(data, str):
+        return "", data
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return "", "not UTF-8"
+    return ("", "not text") if "\0" in text else (text, "" if text else "empty")
+
+
+def _find(given: str, config: TextConfig) -> dict[Path, str]:
+    path = Path(os.path.expanduser(given)).absolute()  # Path's own raises for an unknown user
+    if given and os.path.isdir(path):
+        root, found = path, sorted(p for p in path.rglob("*") if p.name.endswith(SUFFIXES))
+    elif os.path.lexists(path):  # as it is, even where its name reads as a glob
+        root, found = path.parent, [path]
+    else:
+        plain = itertools.takewhile(lambda part: not glob.has_magic(part), path.parts)
+        root, found = Path(*plain), [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]
+    folders = {p.parent for p in found}
+    loops = {folder for folder in folders if _is_in_a_loop(folder, root)}
+    own = {f for f in folders if _is_written_here(f, root, Path(config.prepared_dir).absolute())}
+    files = [p for p in found if p.parent not in loops | own and os.path.isfile(p)]
     strange = [p.name for p in files if not p.name.endswith(SUFFIXES)]
     if strange or not files:
-        folder = path if path.is_dir() else path.parent
-        names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-        near = difflib.get_close_matches(path.name, names, cutoff=0.4) or names[:3]
+        if strange:
+            why = f" with {strange[:3]}"
+        elif own:
+            why = f": {', '.join(map(str, sorted(own)[:3]))} is a run or prepared, not a corpus"
+        elif os.path.isdir(path):
+            why = " without files"
+        else:
+            why = f", which {'no file matches' if glob.has_magic(given) else 'does not exist'}"
         raise UserError(
-            got=f"data path {given!r}" + (f" with {strange[:3]}" if strange else ""),
+            got=f"data path {given!r}{why}",
             expected=f"a file, folder or glob of {' '.join(SUFFIXES)}",
-            do=f"correct --data.paths; {folder} has {', '.join(near) or 'nothing'}",
+            do=f"correct --data.paths; {_near(path)}",
         )
-    return {p: p.relative_to(path).as_posix() if inside else p.name for p in files}
+    return {p: _name(p.relative_to(path).as_posix() if root == path else p.name) for p in files}
+
+
+def _name(file: str) -> str:
+    """A file's name as text: bytes of it that are not UTF-8 are spelled out."""
+    return os.fsencode(file).decode(errors="backslashreplace")
+
+
+def _near(path: Path) -> str:
+    """What stands where the first missing part of a path was looked for."""
+    folder = path if os.path.isdir(path) else path.parent
+    while not os.path.isdir(folder):
+        path, folder = folder, folder.parent
+    names = sorted(map(_name, os.listdir(folder)))
+    near = difflib.get_close_matches(path.name, names, cutoff=0.4) or names[:3]
+    return f"{folder} has {', '.join(near) or 'nothing'}"
+
+
+def _is_in_a_loop(folder: Path, root: Path) -> bool:
+    """Whether a symbolic link below `root` led back to a folder on the way."""
+    way = [os.path.realpath(f) for f in (folder, *folder.parents) if f.is_relative_to(root)]
+    return len(set(way)) < len(way)
+
+
+def _is_written_here(folder: Path, root: Path, prepared_dir: Path) -> bool:
+    """Whether `prepare` or a run wrote the files of a folder: they are no corpus.
+
+    Both may stand inside that of the texts. The texts may stand in a folder below the prepared one,
+    or in that of a run, so what is above `root` does not count.
+    """
+    above = [f for f in (folder, *folder.parents) if f.is_relative_to(root)]
+    return (
+        folder == prepared_dir
+        or _has_key(folder / "manifest.json", "tokenizer_sha256")
+        or any(_has_key(f / "config.json", "identity") for f in above)
+    )
+
+
+def _has_key(path: Path, key: str) -> bool:
+    try:
+        return key in json.loads(path.read_bytes())
+    except (OSError, RecursionError, TypeError, ValueError):
+        return False
 
 
 def _read(path: Path, name: str, config: TextConfig, lone: bool) -> Iterator[Piece]:
@@ -115,27 +189,75 @@ def _read(path: Path, name: str, config: TextConfig, lone: bool) -> Iterator[Pie
 
 def _read_text(path: Path, name: str, lone: bool) -> Iterator[Piece]:
     most = path.stat().st_size // LONE_TEXT_PIECES + 1 if lone else TEXT_PIECE_BYTES
-    with path.open("rb") as lines:
-        pieces = iter(lambda: b"".join(lines.readlines(min(most, TEXT_PIECE_BYTES))), b"")
+    with path.open("rb") as file:
+        utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        file.seek(0)
+        pieces = _pieces(file, min(most, TEXT_PIECE_BYTES))
         first = next(pieces, b"")
         for number, data in enumerate(itertools.chain([first], pieces)):
             # The pieces of a file stay together where there are other files to hold out.
-            yield f"{name}:{number}", data, len(data), data if lone else first
+            key = data if lone else first
+            yield f"{name}:{number}", "UTF-16" if utf16 else data, len(data), key
+
+
+def _pieces(file: BufferedReader, most: int) -> Iterator[bytes]:
+    """Whole lines until they exceed `most` bytes, again and again; or a piece of a long line."""
+    piece, size = [], 0
+    for line in _lines(file, most):
+        piece.append(line)
+        size += len(line)
+        if size > most or not line.endswith(b"\n"):
+            yield b"".join(piece)
+            piece, size = [], 0
+    if piece:
+        yield b"".join(piece)
+
+
+def _lines(file: BufferedReader, most: int) -> Iterator[bytes]:
+    """The lines of a file; one that does not fit in memory, or is most of it, in pieces."""
+    longest, rest = max(LONG_LINE_PIECES * most, LONG_LINE_BYTES), b""
+    while line := rest + (b"" if rest.endswith(b"\n") else file.readline(longest - len(rest))):
+        is_long = rest or (len(line) == longest and not line.endswith(b"\n"))
+        end = _end_of_piece(line, most) if is_long and len(line) > most else len(line)
+        line, rest = line[:end], line[end:]
+        yield line
+
+
+def _end_of_piece(line: bytes, most: int) -> int:
+    for mark in LINE_CUTS:
+        if (at := line.rfind(mark, most // 2, most)) >= 0:
+            return at + len(mark)
+    inside = range(most, len(line))  # a character's bytes after its first
+    return next((at for at in inside if line[at] & 0xC0 != 0x80), len(line))
 
 
 def _read_jsonl(path: Path, name: str, field: str) -> Iterator[Piece]:
     with path.open("rb") as raw:
-        lines: Any = gzip.GzipFile(fileobj=raw) if name.endswith(".gz") else raw
-        before = 0
+        file: Any = gzip.GzipFile(fileobj=raw) if name.endswith(".gz") else raw
+        lines, before = iter(functools.partial(file.readline, LONGEST_JSON_BYTES), b""), 0
         for number, line in enumerate(lines, start=1):
-            if line.strip():
-                try:
-                    data = str.encode(json.loads(line)[field])
-                except UnicodeError:  # not UTF-8, or an escaped half of a surrogate pair
-                    data = b"\xff"
-                done = raw.tell()  # in the file, not in what it decompresses to
-                yield f"{name}:{number}", data, done - before, data
-                before = done
+            size = len(line)
+            while not line.endswith(b"\n") and (more := file.readline(LONGEST_JSON_BYTES)):
+                line, size = more, size + len(more)
+            if not line.strip():
+                continue
+            is_long = size > LONGEST_JSON_BYTES
+            data = "too long" if is_long else _text_of(line, field)
+            done = raw.tell()  # in the file, not in what it decompresses to
+            key = data if isinstance(data, bytes) else b""
+            yield f"{name}:{number}", data, done - before, key
+            before = done
+
+
+def _text_of(line: bytes, field: str) -> bytes | Problem:
+    try:
+        record = json.loads(line)
+        text = record.get(field) if isinstance(record, dict) else None
+        return text.encode() if isinstance(text, str) else "no text"
+    except UnicodeError:  # or an escaped half of a surrogate pair
+        return "not UTF-8"
+    except (ValueError, RecursionError):
+        return "not JSON"
 
 
 def _read_parquet(path: Path, name: str, field: str) -> Iterator[Piece]:
@@ -143,7 +265,14 @@ def _read_parquet(path: Path, name: str, field: str) -> Iterator[Piece]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as table:
+        if field not in table.schema_arrow.names:
+            raise UserError(
+                got=f"{path} with columns {', '.join(table.schema_arrow.names)}",
+                expected=f"a column {field!r}",
+                do="name the column that holds the texts with --data.text-field",
+            )
         share, number = path.stat().st_size // max(table.metadata.num_rows, 1), itertools.count()
         for batch in table.iter_batches(batch_size=256, columns=[field]):
             for data in batch[field].cast(pa.large_binary()).to_pylist():  # str would need UTF-8
-                yield f"{name}:{next(number)}", data or b"", share, data or b""
+                text: bytes | Problem = "no text" if data is None else data
+                yield f"{name}:{next(number)}", text, share, data or b""

@@ -1,14 +1,16 @@
 """Corpus -> token shards, streamed; a killed preparation resumes.
 
-A file is written under another name, then renamed, and counts once the manifest names it. Only one
-process at a time may prepare a folder.
+A file is written under another name, then renamed, and counts once the manifest names it. One
+process at a time prepares a folder; a second one waits for it.
 """
 
 import dataclasses
 import functools
 import hashlib
 import itertools
+import logging
 import platform
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,15 +20,17 @@ from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
 from ..errors import UserError
 from ..records import store
-from .corpus import Document, SplitName, find_files, is_chosen, read_documents
+from .corpus import Document, SplitName, find_files, is_chosen
 from .settings import TextConfig
-from .shards import Manifest, Shard, open_tokenizer, read_manifest
+from .shards import LOCK, Manifest, Shard, open_tokenizer, read_manifest
 from .tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer, train_bpe
+from .usable import LeftOut, check_usable, read_usable, tell
+
+log = logging.getLogger(__name__)
 
 SHARD_BYTES = 1 << 27  # of text; a few times as much is in memory
 BATCH_DOCUMENTS = 64  # that the tokenizer's threads get at once
 BPE_BYTES = 1 << 30  # of a larger corpus, a sample of this size trains the BPE, chosen by hash
-NAMES_KEPT = 5  # of unusable documents
 
 type Advance = Callable[[int], None]
 """Takes the number of corpus bytes (on disk) processed since the last call."""
@@ -35,15 +39,40 @@ type Advance = Callable[[int], None]
 def prepare(config: TextConfig, *, show: bool = True) -> Manifest:
     """Tokenize the corpus into `prepared_dir`, or return at once when that is done already.
 
-    UserError when the folder holds another preparation, or a split would be empty.
+    UserError when the folder holds another preparation, a split would be empty, or more documents
+    than `max_unusable_fraction` cannot be used.
     """
-    folder, request = Path(config.prepared_dir), _request(config)
-    manifest = read_manifest(folder) if (folder / "manifest.json").exists() else None
-    if manifest:
-        _check_same(manifest.request, request, folder)
-        if manifest.complete:
-            return manifest
-    corpus_bytes = sum(path.stat().st_size for path in find_files(config.paths))
+    folder, (request, missing) = Path(config.prepared_dir), _request(config)
+    found = _find_prepared(folder, request, missing)
+    if found and found.complete:  # needs no lock: the folder may be one that can only be read
+        return found
+    if missing:
+        raise missing
+    if folder.exists() and not folder.is_dir():
+        raise UserError(
+            got=f"--data.prepared-dir {folder}, which is a file",
+            expected="a folder for the prepared text, or a new name",
+            do="choose another --data.prepared-dir",
+        )
+
+    def wait(holder: str) -> None:
+        log.info("%s prepares %s; waiting for it", holder, folder)
+
+    with store.locked(folder / LOCK, wait):
+        found = _find_prepared(folder, request, missing)
+        if found and found.complete:
+            return found
+        for name in store.names(folder):
+            if name.endswith(store.PART):  # of a process that was killed: it would hold the lock
+                store.remove(folder / name)
+        return _prepare(config, request, found, show)
+
+
+def _prepare(
+    config: TextConfig, request: dict[str, Any], manifest: Manifest | None, show: bool
+) -> Manifest:
+    folder = Path(config.prepared_dir)
+    corpus_bytes = sum(path.stat().st_size for path in find_files(config))
     columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, disable=not show) as progress:
 
@@ -54,7 +83,6 @@ def prepare(config: TextConfig, *, show: bool = True) -> Manifest:
         if manifest:
             tokenizer = open_tokenizer(folder)
         else:
-            folder.mkdir(parents=True, exist_ok=True)
             tokenizer = _make_tokenizer(config, BPE_BYTES / max(corpus_bytes, 1), begin)
             manifest = Manifest(
                 request=request,
@@ -75,39 +103,58 @@ def describe(manifest: Manifest) -> str:
         f"{manifest.total('text_bytes', split):,} bytes, {manifest.total('tokens', split):,} tokens"
         for split in ("train", "heldout")
     ]
-    for problem, (count, names) in manifest.unusable.items():
-        more = ", ..." if count > len(names) else ""
-        lines.append(f"left out, {problem}: {count:,} ({', '.join(names)}{more})")
+    if manifest.unusable:
+        lines.append(left_out(manifest))
     if not all(shard.lossless for shard in manifest.shards):
         lines.append("the tokens do not give the held-out texts back: there are no bits per byte")
     return "\n".join([*lines, f"corpus {manifest.corpus_sha256[:16]}, Python {manifest.python}"])
 
 
-def _request(config: TextConfig) -> dict[str, Any]:
-    """The settings that decide the result; `sources` is None if the files are not here."""
-    sources: str | None = None
+def left_out(manifest: Manifest) -> str:
+    """How many documents were left out, why, and the names of the first, in one line."""
+    return tell(manifest.unusable, sum(shard.documents for shard in manifest.shards))
+
+
+def _find_prepared(
+    folder: Path, request: dict[str, Any], missing: UserError | None
+) -> Manifest | None:
+    """The manifest of this request, complete or not, if there is one.
+
+    Shards that were copied to a machine without their sources are accepted.
+    """
+    if not (folder / "manifest.json").exists():
+        return None
+    manifest = read_manifest(folder)
+    got, known = manifest.request, {k: v for k, v in request.items() if (k, v) != ("sources", None)}
+    differ = [key for key, value in known.items() if value != got.get(key)]
+    if differ and missing:  # a mistyped path, rather than another corpus
+        raise missing
+    if differ:
+        raise UserError(
+            got=f"{folder}, prepared with {', '.join(f'{k}={got.get(k)!r}' for k in differ)}",
+            expected=", ".join(f"{k}={request[k]!r}" for k in differ),
+            do="choose another --data.prepared-dir, or delete that folder",
+        )
+    return manifest
+
+
+def _request(config: TextConfig) -> tuple[dict[str, Any], UserError | None]:
+    """The settings that decide the result, and what is wrong with the files, if they are not here.
+
+    `sources` is None then.
+    """
+    sources, missing = None, None
     try:
-        files = find_files(config.paths) if config.paths else {}
+        files = find_files(config) if config.paths else {}
         listing = "".join(f"{name}\0{path.stat().st_size}\0" for path, name in files.items())
         if config.tokenizer not in ("byte", "bpe"):
             listing += JsonTokenizer(Path(config.tokenizer)).sha256
         sources = f"SHA-256 of names and sizes {hashlib.sha256(listing.encode()).hexdigest()}"
-    except UserError:
-        pass
+    except UserError as error:
+        missing = error
     names = ("text_field", "tokenizer", "vocab_size", "heldout_fraction")
     fields = {name: getattr(config, name) for name in names}
-    return {"paths": list(config.paths), **fields, "sources": sources}
-
-
-def _check_same(got: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
-    # Shards that were copied to a machine without their sources are accepted.
-    differ = [k for k in wanted if wanted[k] != got.get(k) and (k, wanted[k]) != ("sources", None)]
-    if differ:
-        raise UserError(
-            got=f"{folder}, prepared with {', '.join(f'{k}={got.get(k)!r}' for k in differ)}",
-            expected=", ".join(f"{k}={wanted[k]!r}" for k in differ),
-            do="choose another --data.prepared-dir, or delete that folder",
-        )
+    return {"paths": list(config.paths), **fields, "sources": sources}, missing
 
 
 def _make_tokenizer(config: TextConfig, share: float, begin: Callable[[str], Advance]) -> Tokenizer:
@@ -124,10 +171,14 @@ def _make_tokenizer(config: TextConfig, share: float, begin: Callable[[str], Adv
 
 
 def _bpe_texts(config: TextConfig, share: float, advance: Advance) -> Iterator[str]:
-    for document in read_documents(config):
+    skipped: LeftOut = {}
+    used = Counter[SplitName]()
+    for document in read_usable(config, skipped):
         advance(document.disk_bytes)
+        used[document.split] += 1
         if document.split == "train" and is_chosen(document.name.encode(), share):
             yield document.text
+    check_usable(config, used, skipped)
 
 
 def _write_shards(
@@ -136,8 +187,10 @@ def _write_shards(
     folder, corpus = Path(config.prepared_dir), hashlib.sha256()
     done = {shard.source_sha256: shard for shard in manifest.shards}
     shards: list[Shard] = []
-    unusable: dict[str, list[Any]] = {}
-    for split, documents in _gather(config, corpus, unusable):
+    skipped: LeftOut = {}
+    used = Counter[SplitName]()
+    for split, documents in _gather(config, corpus, skipped):
+        used[split] += len(documents)
         name = f"{split}-{sum(shard.split == split for shard in shards):05d}"
         source = hashlib.sha256(b"".join([name.encode(), *map(_digest, documents)])).hexdigest()
         if source in done:
@@ -148,36 +201,31 @@ def _write_shards(
             manifest = dataclasses.replace(manifest, shards=tuple(done.values()))
             _write_manifest(folder, manifest)
         shards.append(done[source])
-    if {shard.split for shard in shards} != {"train", "heldout"}:
-        (folder / "manifest.json").unlink(missing_ok=True)  # else it refuses other settings
-        raise UserError(
-            got=f"usable documents: {[(s.split, s.documents) for s in shards]}, others: {unusable}",
-            expected="documents to train on and, chosen by hash, held-out ones",
-            do="give more documents, or change --data.heldout-fraction",
-        )
+    try:
+        check_usable(config, used, skipped)
+    except UserError:  # nothing stays: the manifest would refuse other settings
+        for name in ("manifest.json", *(name for shard in done.values() for name in shard.files)):
+            store.remove(folder / name)
+        raise
     manifest = dataclasses.replace(
         manifest,
         complete=True,
         shards=tuple(shards),
         corpus_sha256=corpus.hexdigest(),
-        unusable=unusable,
+        unusable=skipped,
     )
     _write_manifest(folder, manifest)
     return manifest
 
 
 def _gather(
-    config: TextConfig, corpus: Any, unusable: dict[str, list[Any]]
+    config: TextConfig, corpus: Any, skipped: LeftOut
 ) -> Iterator[tuple[SplitName, list[Document]]]:
     """Usable documents of a split, about SHARD_BYTES of text at a time; the others are counted."""
     waiting: dict[SplitName, list[Document]] = {"train": [], "heldout": []}
     size = {"train": 0, "heldout": 0}
-    for document in read_documents(config):
-        split, problem = document.split, document.problem
-        if problem:
-            count, names = unusable.get(problem, [0, []])
-            unusable[problem] = [count + 1, [*names, document.name][:NAMES_KEPT]]
-            continue
+    for document in read_usable(config, skipped):
+        split = document.split
         corpus.update(_digest(document))
         waiting[split].append(document)
         size[split] += len(document.text)

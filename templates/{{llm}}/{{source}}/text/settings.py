@@ -20,6 +20,8 @@ class TextConfig:
     tokenizer: str = "bpe"  # byte, bpe (trained on the corpus) or the path of a tokenizer.json
     vocab_size: int = setting(4096)  # of the BPE that is trained
     heldout_fraction: float = setting(0.06, below=1)  # of the documents' groups, by hash
+    # Of the documents; `prepare` refuses more, empty ones aside.
+    max_unusable_fraction: float = setting(0.05, least=0, most=1)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ their text too, in `*.txt`. Writes nothing; prepare.py does.
 """
 
 import itertools
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from .corpus import SplitName
 from .tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer
 
 FORMAT = 1  # of shards and manifest
+LOCK = ".lock"  # of a prepared folder, held by who writes in it
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def read_manifest(folder: str | Path) -> Manifest:
         raise UserError(
             got=f"{path}: {error}",
             expected=f"a manifest of format {FORMAT}",
-            do=f"delete {folder} if it is there, and run `prepare`; every host must see its files",
+            do="run `prepare` with another --data.prepared-dir; every host must see its files",
         ) from error
 
 
@@ -147,6 +149,15 @@ def open_tokenizer(folder: str | Path) -> Tokenizer:
     return JsonTokenizer(path)
 
 
+def tokenizer_files(folder: str | Path) -> dict[str, bytes]:
+    """Name -> content of what `open_tokenizer` reads: a prepared folder without its shards."""
+    manifest = replace(read_manifest(folder), complete=False, shards=())
+    files = {"manifest.json": json.dumps(asdict(manifest), indent=1).encode()}
+    if store.exists(path := Path(folder) / "tokenizer.json"):
+        files[path.name] = store.read(path)
+    return files
+
+
 def _check(path: Path, sha256: str) -> None:
     try:
         digest = store.sha256(path)
@@ -157,7 +168,8 @@ def _check(path: Path, sha256: str) -> None:
         raise UserError(
             got=f"{path}: {got}",
             expected=f"SHA-256 {sha256}, as its manifest says",
-            do=f"delete {path.parent} and run `prepare`",
+            do="put back the file that was there, or run `prepare` with another "
+            "--data.prepared-dir: the run goes on with the same text wherever it is",
         )
 
 

@@ -4,7 +4,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ..run_config import identity, setting, tunable
+from ..run_config import identity, option, setting, tunable
 from .schedule import ScheduleName
 
 
@@ -25,6 +25,12 @@ class OptimConfig:
     cooldown_fraction: float = tunable(0.3, least=0, most=1)  # of the horizon, wsd only
     final_fraction: float = tunable(0.1, least=0)  # last learning rate / peak
     micro_batches: int = setting(1)  # gradient accumulation: parts that a batch is split into
+
+
+def smaller_steps(config: OptimConfig) -> str:
+    """The options that take a tenth of the learning rates."""
+    names = ("learning_rate", *["muon_learning_rate"] * (config.optimizer == "muon"))
+    return " ".join(option(f"optim.{n}", f"{getattr(config, n) / 10:.3g}") for n in names)
 
 
 def fit_schedule(config: OptimConfig, steps: int) -> OptimConfig:

@@ -1,8 +1,12 @@
 """Provenance follows the state of the code and names no machine."""
 
+import ast
 import json
 import platform
 import subprocess
+from pathlib import Path
+
+import pytest
 
 from .. import provenance
 
@@ -52,3 +56,71 @@ def test_provenance_follows_the_code(tmp_path, monkeypatch):
     assert found["packages"]["jax"]
     assert platform.node() not in text
     assert "/home/me" not in text
+
+
+SOURCES = {
+    "workload.py": "from .config import C\nfrom .parts.step import f\nfrom .parts import more\n",
+    "config.py": "C = 1\n",
+    "contract.py": "X = 1\n",
+    "hub.py": "from .workload import f\n",
+    "parts/__init__.py": "",
+    "parts/step.py": "from ..runtime.loop import run\nfrom ..contract import X\n"
+    "\ndef f(x):\n    return x\n",
+    "parts/more.py": "import os\nimport PACKAGE.mine\nfrom PACKAGE.own import layers, NOTHING\n",
+    "mine.py": "",
+    "own/__init__.py": "NOTHING = None\n",
+    "own/layers.py": "",
+    "parts/unused.py": "Y = 2\n",
+    "runtime/loop.py": "from ..parts.unused import Y\n",
+}
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    for name, text in SOURCES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text.replace("PACKAGE", tmp_path.name))
+    return tmp_path
+
+
+def test_sources_are_what_the_workload_imports_outside_of_the_rooms_of_every_kind(package):
+    expected = ["contract.py", "mine.py", "own/__init__.py", "own/layers.py", "parts/__init__.py"]
+    expected += ["parts/more.py", "parts/step.py", "workload.py"]
+    assert list(provenance.sources(package)) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "same"),
+    [
+        ('    """Says."""\n    return x  # why\n', True),
+        ("    return (\n        x\n    )\n", True),
+        ('    return x\n    """Of nothing."""\n', True),
+        ("    return -x\n", False),
+        ("    return x or None\n", False),
+        ('    return "x"\n', False),
+        ("    return\n", False),
+    ],
+)
+def test_code_counts_and_words_do_not(package, body, same):
+    before = provenance.sources(package)
+    step = package / "parts" / "step.py"
+    step.write_text(step.read_text().replace("    return x\n", body))
+    after = provenance.sources(package)
+    assert [name for name in before if before[name] != after[name]] == (
+        [] if same else ["parts/step.py"]
+    )
+
+
+def test_code_is_plain_in_the_same_way_in_every_python():
+    """Python 3.12 shows empty fields in `ast.dump`, 3.13 leaves them out."""
+    argument = ("arg", [("arg", "'x'")])
+    function = [("name", "'f'"), ("args", ("arguments", [("args", [argument])]))]
+    function += [("body", [("Return", [("value", ("Constant", [("value", "1")]))])])]
+    plain = provenance._plain(ast.parse('def f(x):\n    """Says."""\n    return 1'))
+    assert plain == ("Module", [("body", [("FunctionDef", function)])])
+
+
+def test_words_for_where_code_comes_from():
+    known = {"git_commit": "0123456789abcdef", "git_dirty": True, "template": "v1.0.0"}
+    assert provenance.origin(known) == "git commit 0123456789ab with edits, template v1.0.0"
+    assert provenance.origin({"git_commit": None, "template": None}) == "no git commit"

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import threading
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 import jax.numpy as jnp
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 
 from ...contract import Workload
+from ...errors import Exit, UserError
 from ...run_config import RunConfig
 from .. import recorder as recorder_module
-from .. import report, store
+from .. import report, store, trackers
 from ..recorder import Recorder, reported
 from ..report import write_report
 from ..telemetry import Clock, record_warnings
@@ -55,7 +57,7 @@ def run(folder, first, last, sums=None) -> dict:
     recorder.sums = sums or recorder.sums
     for step in range(first + 1, last + 1):
         recorder.step(step, values_of(step), force=step == last)
-    recorder.close()
+    recorder.close(Exit.DONE)
     return json.loads(json.dumps(recorder.sums))  # as a checkpoint holds them
 
 
@@ -180,7 +182,7 @@ def test_a_stopped_run_has_a_report_that_does_not_pass_for_the_end(tmp_path):
     for step in range(1, 9):
         recorder.step(step, values_of(step))
     store.write_json(tmp_path / "summary.json", {"steps": 8})  # from before a step back
-    recorder.stopped(8)
+    recorder.stopped(8, Exit.PREEMPTED)
     assert "Not finished: at step 8" in (tmp_path / "report.html").read_text()
     assert (tmp_path / "plots" / "loss.png").exists()
     assert not reported(tmp_path, 8)
@@ -190,7 +192,7 @@ def test_a_report_of_a_stopped_run_that_fails_is_a_warning(tmp_path, monkeypatch
     recorder = recorder_of(tmp_path)
     recorder.step(4, values_of(4))
     monkeypatch.setattr(report, "write_report", lambda run_dir, traces: 1 / 0)
-    recorder.stopped(4)
+    recorder.stopped(4, Exit.PREEMPTED)
     assert "no plots or report: ZeroDivisionError" in caplog.text
 
 
@@ -200,7 +202,7 @@ def test_plots_that_take_too_long_do_not_hold_up_a_stop(tmp_path, monkeypatch):
     monkeypatch.setattr(recorder_module, "DRAWING_S", 0.1)
     recorder = recorder_of(tmp_path)
     recorder.step(4, values_of(4))
-    recorder.stopped(4)
+    recorder.stopped(4, Exit.PREEMPTED)
     assert not drawn.is_set()
     drawn.set()
 
@@ -211,7 +213,49 @@ def test_a_trace_is_announced_once_where_it_is(tmp_path, caplog):
         for step in range(1, 5):
             recorder.profile(step)
             jnp.ones(8).sum().block_until_ready()
-        recorder.close()
+        recorder.close(Exit.DONE)
     (said,) = [r.getMessage() for r in caplog.records if "profiler" in r.getMessage()]
     assert f"xprof --logdir {tmp_path / 'profile'}" in said
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def closings(monkeypatch) -> list[int]:
+    """The exit codes that a tracker is closed with, filled in as that happens."""
+    codes: list[int] = []
+    tracker = trackers.Tracker(lambda *_: None, lambda *_: None, codes.append)
+    monkeypatch.setattr(recorder_module, "make_trackers", lambda *_: [tracker])
+    return codes
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UserError(got="non-finite steps", expected="finite ones", do="lower the rate"), Exit.USER),
+        (KeyboardInterrupt(), Exit.INTERRUPTED),
+        (RuntimeError("broken"), Exit.BUG),
+        (SystemExit(0), Exit.BUG),  # nobody ends a run so: not finished, whatever it says
+    ],
+)
+def test_trackers_are_told_how_a_run_failed(tmp_path, monkeypatch, error, code):
+    codes = closings(monkeypatch)
+
+    def fail():
+        with ExitStack() as stack:
+            stack.push(recorder_of(tmp_path).leave)
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert codes == [code]
+
+
+def test_trackers_are_told_that_a_run_was_stopped_or_finished(tmp_path, monkeypatch):
+    codes = closings(monkeypatch)
+    monkeypatch.setattr(report, "write_report", lambda run_dir: run_dir)
+    for code in (Exit.PREEMPTED, Exit.INTERRUPTED, Exit.DONE):
+        with ExitStack() as stack:
+            recorder = recorder_of(tmp_path)
+            stack.push(recorder.leave)
+            recorder.step(4, values_of(4))
+            recorder.finish(4, {}, {}) if code == Exit.DONE else recorder.stopped(4, code)
+    assert codes == [Exit.PREEMPTED, Exit.INTERRUPTED, Exit.DONE]

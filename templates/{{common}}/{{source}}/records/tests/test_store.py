@@ -1,7 +1,11 @@
 """A file appears whole or not at all; a kill during an append costs one line at most."""
 
+import errno
 import hashlib
 import json
+import subprocess
+import sys
+import threading
 
 import pytest
 
@@ -32,6 +36,96 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path, sync):
             store.write(path, fill, sync=sync)
     assert store.read(path) == b"old"
     assert store.names(tmp_path) == ["file"]
+
+
+def test_two_writers_of_one_file_do_not_share_a_half_of_it(tmp_path):
+    def fill(file):
+        file.write(b"one, ")
+        store.write(tmp_path / "file", "the other")
+        file.write(b"whole")
+
+    store.write(tmp_path / "file", fill)
+    assert store.read(tmp_path / "file") == b"one, whole"
+    assert store.names(tmp_path) == ["file"]
+
+
+HOLD = """
+import fcntl, sys, time
+file = open(sys.argv[1], "w")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("process 7 on another", file=file, end="", flush=True)
+print(flush=True)
+time.sleep(600)
+"""
+
+
+class RefusedError(Exception):
+    pass
+
+
+def refuse(holder):
+    raise RefusedError(holder)
+
+
+def test_a_lock_says_who_holds_it_and_is_free_when_that_one_is_killed(tmp_path):
+    path = tmp_path / "folder" / "lock"
+    with store.locked(path, refuse):
+        pass
+    assert store.read(path) == b""
+    command = [sys.executable, "-c", HOLD, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        for _ in range(2):
+            with (
+                pytest.raises(RefusedError, match="process 7 on another"),
+                store.locked(path, refuse),
+            ):
+                pass
+        with store.locked(path, lambda holder_says: holder.kill()):
+            assert holder.wait() < 0
+            assert b"process 7" not in store.read(path)
+            with pytest.raises(RefusedError, match=r"process \d+ on ."), store.locked(path, refuse):
+                pass
+    with pytest.raises(RefusedError), store.locked(path, refuse):
+        raise RefusedError  # an error inside frees it too
+    with store.locked(path, refuse):
+        pass
+
+
+def test_a_lock_whose_file_is_deleted_meanwhile_is_taken_anew(tmp_path):
+    path, waits = tmp_path / "lock", threading.Event()
+
+    def hold(held):
+        with store.locked(path, refuse):
+            held.set()
+            waits.wait(60)
+            path.unlink()
+
+    held = threading.Event()
+    holder = threading.Thread(target=hold, args=(held,))
+    holder.start()
+    held.wait(60)
+    with (
+        store.locked(path, lambda _: waits.set()),
+        pytest.raises(RefusedError),
+        store.locked(path, refuse),
+    ):
+        pass
+    holder.join()
+
+
+@pytest.mark.parametrize(("code", "goes_on"), [(errno.ENOSYS, True), (errno.EIO, False)])
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, caplog, code, goes_on):
+    def flock(file, how):
+        raise OSError(code, "no")
+
+    monkeypatch.setattr(store.fcntl, "flock", flock)
+    try:
+        with store.locked(tmp_path / "lock", refuse):
+            assert goes_on
+            assert "cannot be locked" in caplog.text
+    except OSError:
+        assert not goes_on
 
 
 def test_sync_waits_for_the_disk_before_the_rename(tmp_path, monkeypatch):

@@ -90,6 +90,21 @@ def test_cut_of_no_file_makes_none(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+def test_what_a_disk_refuses_is_written_later_and_in_order(tmp_path, monkeypatch, caplog):
+    log, path = MetricsLog(tmp_path / "metrics.jsonl"), tmp_path / "metrics.jsonl"
+    log.add({"step": 1})
+    with monkeypatch.context() as broken:
+        broken.setattr(store, "append", lambda *_: (_ for _ in ()).throw(OSError("away")))
+        for step in (2, 3):
+            log.add({"step": step})
+        with pytest.raises(OSError, match="away"):
+            log.durable()  # a checkpoint waits for this
+    assert caplog.text.count("kept and tried again") == 1
+    log.add({"step": 4})
+    log.durable()
+    assert [record["step"] for record in store.read_lines(path)] == [1, 2, 3, 4]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
 def test_full_disk_warns_once_and_feeds_the_listeners(tmp_path, caplog):
     seen = []
@@ -111,7 +126,7 @@ def test_a_listener_that_raises_is_dropped_with_one_warning(tmp_path, caplog):
     log = MetricsLog(tmp_path / "metrics.jsonl", [broken, seen.append])
     for step in range(3):
         log.add({"step": step})
-    log.close()
+    log.close(0)
     assert (len(calls), len(seen), len(read_lines(tmp_path / "metrics.jsonl"))) == (1, 3, 3)
     assert [r.getMessage() for r in caplog.records] == [
         "broken gets no more metrics: RuntimeError: no network"
@@ -137,7 +152,7 @@ def test_a_tracker_that_takes_no_artifacts_still_gets_metrics(tmp_path, caplog):
     for step in (1, 2):
         log.add_artifact("page", tmp_path / f"{step}.png", step)
         log.add({"step": step})
-    log.close()
+    log.close(0)
     assert metrics == [1, 1, 2, 2]
     assert files == [("page", "1.png", 1), ("page", "2.png", 2)]
     assert [r.getMessage() for r in caplog.records] == [
@@ -252,6 +267,17 @@ def test_an_attempt_begins_where_it_began_though_the_disk_was_full_then(tmp_path
     clock.save(path, 9)
     (row,) = read_lines(path)
     assert (row["first_step"], row["step"]) == (3, 9)
+
+
+def test_each_attempt_keeps_what_it_says_of_itself(tmp_path: Path) -> None:
+    path = tmp_path / "attempts.jsonl"
+    for commit in ("one", "two"):
+        clock = Clock()
+        clock.about = {"provenance": {"git_commit": commit}}
+        clock.save(path, 3)
+        clock.save(path, 4)
+    assert [row["provenance"]["git_commit"] for row in read_lines(path)] == ["one", "two"]
+    assert [row["step"] for row in read_lines(path)] == [4, 4]
 
 
 def test_goodput_of_nothing_is_zero():

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ...errors import UserError
+from ...errors import Exit, UserError
 from .. import artifacts
 from ..trackers import make_trackers
 
@@ -38,7 +38,7 @@ def test_tensorboard_keeps_scalars_and_hides_what_a_resume_repeats(tmp_path):
     for step in (0, 20):  # two attempts within one second
         (tracker,) = make_trackers(["tensorboard"], tmp_path, {}, step)
         tracker({"step": step + 10, "loss": 0.5, "bad": None, "note": "text"})
-        tracker.close()
+        tracker.close(Exit.DONE)
     found = events(tmp_path / "tensorboard")
     scalars = [(e.step, v.tag, v.simple_value) for e in found for v in e.summary.value]
     assert scalars == [(10, "loss", 0.5), (30, "loss", 0.5)]
@@ -51,7 +51,7 @@ def test_tensorboard_shows_text_as_it_is_and_images(tmp_path, files):
     (tracker,) = make_trackers(["tensorboard"], tmp_path, {})
     for file in files:
         tracker.artifact(*file)
-    tracker.close()
+    tracker.close(Exit.DONE)
     text, image = (
         (event.step, value)
         for event in events(tmp_path / "tensorboard")
@@ -86,7 +86,7 @@ def test_wandb_goes_on_in_its_run(tmp_path, monkeypatch, files):
     def init(**options):
         asked.append(options["id"])
         log = lambda numbers, step: logged.append((step, numbers))  # noqa: E731
-        return SimpleNamespace(id=options["id"] or "new", log=log, finish=lambda: None)
+        return SimpleNamespace(id=options["id"] or "new", log=log, finish=lambda exit_code: None)
 
     image = lambda path: ("image", path)  # noqa: E731
     html = lambda text: ("html", text)  # noqa: E731
@@ -95,7 +95,7 @@ def test_wandb_goes_on_in_its_run(tmp_path, monkeypatch, files):
     for step in (5, 6):
         (tracker,) = make_trackers(["wandb"], tmp_path, {"model.width": 8})
         tracker({"step": step, "loss": 1.0})
-        tracker.close()
+        tracker.close(Exit.DONE)
     assert asked == [None, "new"]
     assert logged == [(5, {"loss": 1.0}), (6, {"loss": 1.0})]
     for file in files:
@@ -119,7 +119,7 @@ def test_mlflow_goes_on_in_its_run_and_logs_parameters_once(tmp_path, monkeypatc
         log_params=parameters.append,
         log_metrics=lambda numbers, step, synchronous: None,
         log_artifact=lambda path, artifact_path: logged.append((path, artifact_path)),
-        end_run=lambda: None,
+        end_run=lambda status: None,
     )
     monkeypatch.setitem(sys.modules, "mlflow", module)
     for _ in range(2):
@@ -129,3 +129,54 @@ def test_mlflow_goes_on_in_its_run_and_logs_parameters_once(tmp_path, monkeypatc
     for file in files:
         tracker.artifact(*file)
     assert logged == [(str(path), "artifacts") for _, path, _ in files]
+
+
+@pytest.mark.parametrize(
+    ("code", "wandb", "mlflow"),
+    [
+        (Exit.DONE, ["finish 0"], "FINISHED"),
+        (Exit.PREEMPTED, ["preempting", "finish 42"], "KILLED"),
+        (Exit.INTERRUPTED, ["finish 130"], "KILLED"),
+        (Exit.USER, ["finish 2"], "FAILED"),
+        (Exit.BUG, ["finish 1"], "FAILED"),
+    ],
+)
+def test_a_run_that_failed_or_was_stopped_is_not_shown_as_finished(
+    tmp_path, monkeypatch, code, wandb, mlflow
+):
+    told, ended = [], []
+    run = SimpleNamespace(
+        id="new",
+        mark_preempting=lambda: told.append("preempting"),
+        finish=lambda exit_code: told.append(f"finish {exit_code}"),
+    )
+    started = SimpleNamespace(info=SimpleNamespace(run_id="new"))
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **_: run))
+    module = SimpleNamespace(
+        set_experiment=lambda name: None,
+        start_run=lambda run_name: started,
+        log_params=lambda params: None,
+        end_run=ended.append,
+    )
+    monkeypatch.setitem(sys.modules, "mlflow", module)
+    for tracker in make_trackers(["wandb", "mlflow", "tensorboard"], tmp_path, {}):
+        tracker.close(code)
+    assert told == wandb
+    assert ended == [mlflow]
+
+
+def test_a_tracker_that_cannot_start_is_a_warning_and_the_others_go_on(
+    tmp_path, monkeypatch, caplog
+):
+    def init(**_):
+        raise ConnectionError("no network")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    (tracker,) = make_trackers(["wandb", "tensorboard"], tmp_path, {})
+    tracker({"step": 1, "loss": 0.5})
+    tracker.close(Exit.DONE)
+    assert (tmp_path / "tensorboard").exists()
+    assert "wandb did not start and gets nothing: ConnectionError: no network" in caplog.text
+    with pytest.raises(UserError, match="tensorbored"):  # known before any is started
+        make_trackers(["wandb", "tensorbored"], tmp_path, {})
+    assert caplog.text.count("did not start") == 1

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import resource
 import socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -111,16 +112,20 @@ def train_sampler(
     delay_s: float = 0.0,
     file_limit: int | None = None,
     fail_at: int | None = None,
+    freed_at: int | None = None,
 ) -> None:
     """Run the sampler through the console script's ending.
 
-    `delay_s` slows its steps down, no file may exceed `file_limit` bytes, batch `fail_at` raises.
+    `delay_s` slows its steps down, no file may exceed `file_limit` bytes before batch `freed_at`,
+    batch `fail_at` raises.
     """
     options = {"save_every_steps": every, "log_every_steps": 1, "trackers": ()}
     config = SamplerConfig(run=RunConfig(run_dir=str(run_dir), steps=steps, **options))
 
     def slow(cursor: int) -> dict[str, jax.Array]:
         time.sleep(delay_s)
+        if cursor == freed_at:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
         if cursor == fail_at:
             raise RuntimeError("the tenth batch is broken")
         return {}
@@ -129,7 +134,7 @@ def train_sampler(
         start_processes()
         workload = dataclasses.replace(sampler(config), batch=slow)
         if file_limit is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))
         return loop.run(workload, config, make_mesh(config.mesh))
 
     cli.find_commands()["train"] = train
@@ -141,6 +146,28 @@ def hang(run_dir: Path) -> None:
     config = SamplerConfig(run=RunConfig(run_dir=str(run_dir), hang_timeout_s=2.0, trackers=()))
     stuck = dataclasses.replace(sampler(config), batch=lambda cursor: time.sleep(600))
     loop.run(stuck, config, make_mesh(config.mesh))
+
+
+def stuck(run_dir: Path) -> None:
+    """The same through the console script's ending, with a watch that waits longer."""
+
+    def train() -> int:
+        config = SamplerConfig(run=RunConfig(run_dir=str(run_dir), trackers=()))
+        workload = dataclasses.replace(sampler(config), batch=lambda cursor: time.sleep(600))
+        return loop.run(workload, config, make_mesh(config.mesh))
+
+    cli.find_commands()["train"] = train
+    cli.main(["train"])
+
+
+def train_unread(run_dir: Path) -> None:
+    """`train_sampler`, with a pipe without reader as standard output and error."""
+    reader, writer = os.pipe()
+    os.dup2(writer, 1)
+    os.dup2(writer, 2)
+    os.close(reader)
+    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
+    train_sampler(run_dir, 100_000, 0, 0.01)
 
 
 def optimised(*argv: str) -> None:

@@ -1,15 +1,23 @@
 """Damaged checkpoints are renamed and the one before is used; those of older code are read."""
 
 import dataclasses
+import errno
 import logging
+import shutil
+import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ...errors import Exit, UserError
+from ...records import store
 from ...run_config import RETIRED, identity
 from .. import checkpoint
+from ..sink import NpzFiles
 from .test_loop import config_of, draws, go
 from .workloads import SamplerConfig
 
@@ -59,6 +67,139 @@ def test_damaged_newest_is_set_aside(
     if name is None:
         go(config_of(tmp_path / "whole", 16))
         np.testing.assert_array_equal(draws(tmp_path), draws(tmp_path / "whole"))
+
+
+def spoil_all(folder: Path) -> None:
+    for path in (folder / "checkpoints").iterdir():
+        flip(largest(path))
+
+
+def drop_checkpoints(folder: Path) -> None:
+    shutil.rmtree(folder / "checkpoints")
+
+
+def drop_all_but_summary(folder: Path) -> None:
+    """As a run of release 0.2.0 whose checkpoints are gone."""
+    drop_checkpoints(folder)
+    (folder / "checkpoints.json").unlink()
+
+
+def drop_summary_and_spoil_all(folder: Path) -> None:
+    """As a run of release 0.2.0 that was stopped, and whose checkpoints are damaged."""
+    spoil_all(folder)
+    (folder / "checkpoints.json").unlink()
+    (folder / "summary.json").unlink()
+
+
+@pytest.mark.parametrize(
+    "lose", [spoil_all, drop_checkpoints, drop_all_but_summary, drop_summary_and_spoil_all]
+)
+def test_a_run_whose_checkpoints_are_lost_does_not_begin_again(
+    tmp_path: Path, lose: Callable[[Path], None]
+) -> None:
+    go(config_of(tmp_path, 14))
+    lose(tmp_path)
+    kept = [(tmp_path / name) for name in ("metrics.jsonl", "outputs/00000014-0.npz")]
+    before = [path.read_bytes() for path in kept]
+    for _ in range(2):  # the second start finds them set aside
+        with pytest.raises(UserError, match=r"without a checkpoint that can be used"):
+            go(config_of(tmp_path, 16))
+    assert [path.read_bytes() for path in kept] == before
+
+
+def test_a_run_that_was_killed_before_its_first_save_begins_again(tmp_path: Path) -> None:
+    go(config_of(tmp_path, 14))
+    drop_all_but_summary(tmp_path)
+    (tmp_path / "summary.json").unlink()
+    assert go(config_of(tmp_path, 3)) == Exit.DONE
+    assert len(draws(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ESTALE])
+@pytest.mark.parametrize("reader", ["sha256", "read_json"])
+def test_what_cannot_be_read_for_a_moment_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, reader: str
+) -> None:
+    go(config_of(tmp_path, 14))
+    read, tries = getattr(store, reader), []
+
+    def read_badly(path: Path) -> object:
+        if path.parent.name == "00000014" or "state" in path.parts:
+            tries.append(path)
+            if len(tries) < failures:
+                raise OSError(number, "of the disk", str(path))
+        return read(path)
+
+    monkeypatch.setattr(store, "RETRY_S", (0.0, 0.0))
+    monkeypatch.setattr(store, reader, read_badly)
+    failures = 99
+    with pytest.raises(OSError, match="of the disk"):
+        go(config_of(tmp_path, 16))
+    tries.clear()
+    failures = 3
+    assert go(config_of(tmp_path, 16)) == Exit.DONE
+    assert not list(tmp_path.glob("checkpoints/*damaged*"))
+
+
+def test_a_file_that_no_list_names_is_damage(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    go(config_of(tmp_path, 14))
+    (tmp_path / "checkpoints" / "00000014" / "state" / "mine").write_text("x")
+    (tmp_path / "outputs" / "mine.txt").write_text("x")  # no file of the sink's: left alone
+    (tmp_path / "outputs" / "00000099-0.npz").mkdir()
+    assert go(config_of(tmp_path, 16)) == Exit.DONE
+    assert "mine is in no list" in caplog.text
+    assert (tmp_path / "outputs" / "mine.txt").exists()
+
+
+def test_a_save_deletes_only_what_it_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    theirs = tmp_path / "checkpoints" / "00000007" / "theirs"
+    store.write(theirs, "x")
+
+    def appears(cursor: int) -> dict:  # after the start has cleared what was not committed
+        store.write(theirs, "x")
+        return {}
+
+    assert go(config_of(tmp_path, 14, keep_checkpoints=0), batch=appears) == Exit.DONE
+    assert theirs.read_text() == "x"
+    assert "00000007 was NOT saved: [Errno 17]" in caplog.text
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), MemoryError(), ValueError("\n"), OSError()])
+def test_an_error_without_text_is_a_failed_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(self: object) -> None:
+        raise error
+
+    monkeypatch.setattr(NpzFiles, "durable", refuse)
+    with pytest.raises(UserError, match=r"the last checkpoint could not be saved: .+"):
+        go(config_of(tmp_path, 5))
+
+
+def test_a_thread_that_dies_is_a_failed_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)
+    monkeypatch.setattr(NpzFiles, "durable", lambda self: sys.exit(3))
+    with pytest.raises(UserError, match="did not come to its end"):
+        go(config_of(tmp_path, 5))
+
+
+def test_a_save_has_the_time_that_the_setting_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, context = [], checkpoint.ocp.Context
+
+    def noted(**options: Any) -> Any:
+        if "async_options" in options:
+            seen.append(options["async_options"].timeout_secs)
+        return context(**options)
+
+    monkeypatch.setattr(checkpoint.ocp, "Context", noted)
+    go(config_of(tmp_path, 5, save_timeout_s=7000.5))
+    assert seen == [7001]
 
 
 def test_half_written_is_cleared(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -42,12 +43,12 @@ def test_logged_means_are_of_the_steps_and_a_resume_changes_no_bit(tmp_path: Pat
     assert whole[18] == (pytest.approx(np.sin([16, 17]).mean()), 17)
 
 
-def poisoned(workload: Workload, bad: range, nonfinite: str) -> Change:
-    """Steps that turn to NaN in the range; with "skip" they judge themselves, as an update does."""
+def poisoned(workload: Workload, bad: range, nonfinite: str, value: float = np.nan) -> Change:
+    """Steps that turn to `value` in a range; with "skip" they judge themselves, as updates do."""
 
     def step(state: dict[str, jax.Array], batch: object) -> tuple:
         new, metrics, outputs = workload.step(state, batch)
-        poison = jnp.where((state["step"] >= bad.start) & (state["step"] < bad.stop), jnp.nan, 0.0)
+        poison = jnp.where((state["step"] >= bad.start) & (state["step"] < bad.stop), value, 0.0)
         metrics = {"log_density": metrics["log_density"] + poison}
         new |= {"at": new["at"] + poison}
         if nonfinite == "skip":
@@ -92,6 +93,33 @@ def test_a_kind_that_does_not_skip_stops_at_the_first_one(tmp_path: Path) -> Non
     assert go(config) == Exit.DONE
     assert np.isfinite(draws(tmp_path)).all()
     assert len(draws(tmp_path)) == 20
+
+
+@pytest.mark.parametrize(("nonfinite", "value"), [("skip", np.nan), ("stop", np.inf)])
+def test_the_advice_of_the_stop_names_what_finds_the_first_one(
+    tmp_path: Path, nonfinite: str, value: float
+) -> None:
+    """Though JAX forgets the setting in this thread when it pauses it, as it does while tracing."""
+    config = config_of(tmp_path, 20, max_skipped_steps=2)
+    change = poisoned(sampler(config), range(3, 20), nonfinite, value) | {"smaller_steps": "--x 1"}
+    with pytest.raises(UserError, match=r"with --x 1: it goes on in smaller steps") as stop:
+        go(config, **change)
+    assert ("--max-skipped-steps 4" in str(stop.value)) == (nonfinite == "skip")
+    (setting,) = re.findall(r"(JAX_DEBUG_\w+)=1", str(stop.value))
+    # Another function: the first one is compiled, with its state donated.
+    change = poisoned(sampler(config), range(3, 20), nonfinite, value)
+    before = change.get("init", sampler(config).init)
+
+    def init(key: jax.Array) -> dict[str, jax.Array]:
+        with jax.debug_nans(False), jax.debug_infs(False):
+            return before(key)
+
+    jax.config.update(setting.lower(), True)
+    try:
+        with pytest.raises(FloatingPointError, match="nan" if np.isnan(value) else "inf"):
+            go(config_of(tmp_path / "found", 20), **change | {"init": init})
+    finally:
+        jax.config.update(setting.lower(), False)
 
 
 def test_a_kind_may_allow_what_is_not_finite(tmp_path: Path) -> None:

@@ -96,6 +96,64 @@ def test_what_was_stopped_after_its_last_save_is_finished_by_the_same_command(
     assert go(config_of(tmp_path, 9), finish=killed) == Exit.DONE  # there is nothing left to do
 
 
+def test_a_stop_saves_first_and_the_next_start_makes_up_for_what_was_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_evaluation: list[tuple[int, list[str]]] = []
+
+    def evaluate(state: dict[str, jax.Array], beat: object) -> dict[str, float]:
+        saved = sorted(p.name for p in (tmp_path / "parts" / "checkpoints").glob("*"))
+        at_evaluation.append((int(state["step"]), saved))
+        return {"heldout_x": float(state["at"].mean())}
+
+    def shown(state: dict[str, jax.Array], beat: object) -> dict[str, str]:
+        return {"at": str(state["at"])}
+
+    options = {"eval_every_steps": 4, "artifacts_every_steps": 8, "log_every_steps": 3}
+    change: Change = {"evaluate": evaluate, "artifacts": shown, "means": ("log_density",)}
+    with monkeypatch.context() as stopped:
+        stopped.setattr(
+            loop.StopRequest, "decide", lambda _, step: Exit.PREEMPTED if step in (8, 13) else None
+        )
+        for _ in range(2):
+            assert go(config_of(tmp_path / "parts", 14, **options), **change) == Exit.PREEMPTED
+    assert go(config_of(tmp_path / "parts", 14, **options), **change) == Exit.DONE
+    assert [step for step, _ in at_evaluation] == [4, 8, 12, 14]
+    assert "00000008" in at_evaluation[1][1], "saved before it was evaluated"
+    go(config_of(tmp_path / "whole", 14, **options), **change)
+    whole, parts = (
+        [
+            {k: v for k, v in record.items() if not k.endswith(("_per_s", "_ms"))}
+            for record in read_lines(tmp_path / name / "metrics.jsonl")
+        ]
+        for name in ("whole", "parts")
+    )
+    assert [r for r in parts if r["step"] != 13] == whole  # a stop writes its own record
+    names = [
+        sorted(p.name for p in (tmp_path / n / "artifacts").iterdir()) for n in ("whole", "parts")
+    ]
+    assert names[0] == names[1]
+
+
+def test_checkpoints_are_kept_while_steps_are_skipped(tmp_path: Path) -> None:
+    def step(state: dict[str, jax.Array], batch: dict[str, jax.Array]) -> tuple:
+        step = state["step"] + 1
+        skipped = state["skipped"] + ((step > 6) & (step < 13))
+        return state | {"step": step, "skipped": skipped}, {"skipped": skipped}, {}
+
+    def init(key: jax.Array) -> dict[str, jax.Array]:
+        return {"step": jnp.zeros((), jnp.int32), "skipped": jnp.zeros((), jnp.int32)}
+
+    change: Change = {"init": init, "step": step, "nonfinite": "skip"}
+    change["specs"] = lambda state: dict.fromkeys(state, jax.sharding.PartitionSpec())
+    options = {"save_every_steps": 3, "keep_checkpoints": 1}
+    steps = lambda: sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())  # noqa: E731
+    go(config_of(tmp_path, 12, **options), **change)
+    assert steps() == [6, 9, 12]
+    go(config_of(tmp_path, 15, **options), **change)
+    assert steps() == [15]
+
+
 def test_hang_watch_is_told_by_all_that_takes_long_and_spares_the_last_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

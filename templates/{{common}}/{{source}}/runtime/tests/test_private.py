@@ -47,10 +47,10 @@ def test_the_client_of_a_job_keeps_values_and_waits(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(distributed, "global_state", alone)
     try:
         client = job().client
-        assert client.key_value_dir_get("failure/") == []
-        client.key_value_set("failure/0", "1 first", allow_overwrite=True)
-        client.key_value_set("failure/0", "2 second", allow_overwrite=True)
-        assert client.key_value_dir_get("failure/") == [("failure/0", "2 second")]
+        assert client.key_value_dir_get("peers/") == []
+        client.key_value_set("peers/0", "1 first", allow_overwrite=True)
+        client.key_value_set("peers/0", "2 second", allow_overwrite=True)
+        assert client.key_value_dir_get("peers/") == [("peers/0", "2 second")]
         client.wait_at_barrier("all are here", 5000)
     finally:
         alone.shutdown()

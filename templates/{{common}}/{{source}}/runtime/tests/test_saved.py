@@ -32,6 +32,22 @@ def test_the_newest_sound_checkpoint_is_found_and_loaded(tmp_path: Path) -> None
     assert sorted(saved.path.parent.rglob("*")) == before
 
 
+def test_what_the_code_declares_is_what_was_saved(tmp_path: Path) -> None:
+    go(config_of(tmp_path, 5))
+    saved = find_saved(tmp_path, SamplerConfig())
+    ours = jax.eval_shape(sampler(saved.config).init, jax.random.key(0))
+    shape = jax.ShapeDtypeStruct
+    for wrong, says in (
+        ({"at": shape((8, 3), "float32")}, r"got: .*float32\[8, 3\].*\n.*float32\[8, 2\]"),
+        ({"at": shape((8, 2), "int32")}, r"got: .*int32\[8, 2\].*\n.*float32\[8, 2\]"),
+        ({"at": {"x": ours["at"]}}, r"got: .*\['at'\]\['x'\].*\nexpected: .*nothing"),
+        ({"at": {}}, r"got: .*\['at'\]: nothing.*\nexpected: .*float32\[8, 2\]"),
+        ({"more": ours["at"]}, r"got: .*\['more'\].*\nexpected: .*nothing"),
+    ):
+        with pytest.raises(UserError, match=f"{says}(.|\n)*undo that"):
+            saved.load(wrong, {}, mesh_that_fits(MeshConfig()))
+
+
 def test_nothing_saved_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"(?s)without a checkpoint.*--run-dir"):
         find_saved(tmp_path, SamplerConfig())

@@ -130,7 +130,7 @@ def test_other_files_of_the_folder_are_left_alone(tmp_path: Path) -> None:
     sink.write(1)
     sink.durable()
     mine = ["00000007.npz", "mean.csv", "notes.npz"]
-    for name in (*mine, "00000009-0.npz.part", "00000002-1.npz"):
+    for name in (*mine, "00000009-0.npz.part", "00000002-0.npz.1f.part", "00000002-1.npz"):
         (tmp_path / name).write_bytes(b"torn")
     sink.cut(1)
     assert store.names(tmp_path) == sorted(["00000001-0.npz", *mine])

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,27 +17,11 @@ from tokenizers import models, pre_tokenizers
 
 from ...errors import UserError
 from .. import prepare as prepare_module
+from .. import usable
 from ..corpus import read_documents
 from ..prepare import describe, prepare
 from ..settings import DataConfig
 from ..shards import open_split, open_tokenizer, read_manifest
-
-
-@pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataConfig:
-    """Sixty short documents in about ten shards."""
-    monkeypatch.setattr(prepare_module, "SHARD_BYTES", 3000)
-    monkeypatch.setattr(prepare_module, "BATCH_DOCUMENTS", 3)
-    (tmp_path / "text").mkdir()
-    for number in range(60):
-        text = f"# {number}\n" + f"def f{number}(é):\n    return {number} + é\n" * (number % 17 + 1)
-        (tmp_path / "text" / f"{number:02d}.txt").write_bytes(text.encode())
-    return DataConfig(
-        paths=(str(tmp_path / "text"),),
-        prepared_dir=str(tmp_path / "prepared"),
-        tokenizer="byte",
-        heldout_fraction=0.25,
-    )
 
 
 def files_of(config: DataConfig) -> dict[str, bytes]:
@@ -98,23 +83,58 @@ def test_a_trained_bpe_has_not_seen_what_is_held_out(config: DataConfig, split: 
     assert (len(word) == 1) == (split == "train")
 
 
-def test_unusable_documents_are_counted_and_named(config: DataConfig) -> None:
-    for number in range(7):
-        (Path(config.paths[0]) / f"bad{number}.txt").write_bytes(b"\xff" * number)
-    manifest = prepare(config, show=False)
-    assert manifest.unusable["empty"] == [1, ["bad0.txt:0"]]
-    assert manifest.unusable["not UTF-8"][0] == 6
-    assert sum(manifest.total("documents", split) for split in ("train", "heldout")) == 60
-    assert "left out, empty: 1 (bad0.txt:0)" in describe(manifest)
-    assert "left out, not UTF-8: 6 (bad1.txt:0, " in describe(manifest)
-    stored = read_manifest(config.prepared_dir)
-    assert stored.unusable["not UTF-8"][0] == 6
+def test_two_at_once_work_as_one(
+    config: DataConfig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(config, tokenizer="bpe", vocab_size=400)
+    whole = replace(config, prepared_dir=config.prepared_dir + "-whole")
+    prepare(whole, show=False)
+    caplog.set_level("INFO")
+    reads: list[DataConfig] = []
+    monkeypatch.setattr(usable, "read_documents", lambda c: reads.append(c) or read_documents(c))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: prepare(config, show=False), range(4)))
+    assert files_of(config) == files_of(whole)
+    assert all(manifest.complete for manifest in found)
+    assert "waiting for it" in caplog.text
+    assert len(reads) == 2  # for the BPE, and for the shards
+
+
+def test_parts_of_a_killed_process_are_cleared_away(config: DataConfig) -> None:
+    litter = Path(config.prepared_dir) / "train-00000.tokens.npy.0123abcd.part"
+    litter.parent.mkdir()
+    litter.write_bytes(b"half")
+    prepare(config, show=False)
+    assert not litter.exists()
+
+
+def test_prepared_text_inside_the_corpus_is_not_prepared_again(config: DataConfig) -> None:
+    config = replace(config, prepared_dir=str(Path(config.paths[0]) / "deep" / "prepared"))
+    first = prepare(config, show=False)
+    again = replace(config, prepared_dir=str(Path(config.paths[0]) / "again"))
+    assert prepare(config, show=False).corpus_sha256 == first.corpus_sha256
+    assert prepare(again, show=False).corpus_sha256 == first.corpus_sha256
+    (Path(config.prepared_dir) / "manifest.json").unlink()
+    assert prepare(config, show=False).corpus_sha256 == first.corpus_sha256
+
+
+def test_a_path_that_is_not_there_is_said_before_what_the_folder_holds(
+    config: DataConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        prepare(replace(config, paths=(config.paths[0] + "s",)), show=False)
+    assert not Path(config.prepared_dir).exists()
+    prepare(config, show=False)
+    with pytest.raises(UserError, match=r"(?s)texts'.*does not exist.*text"):
+        prepare(replace(config, paths=(config.paths[0] + "s",)), show=False)
+    with pytest.raises(UserError, match="is a file"):
+        prepare(replace(config, prepared_dir=config.paths[0] + "/00.txt"), show=False)
 
 
 def test_a_second_call_does_nothing(config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepare(config, show=False)
     before = {p: p.stat().st_mtime_ns for p in Path(config.prepared_dir).iterdir()}
-    monkeypatch.setattr(prepare_module, "read_documents", lambda config: pytest.fail("read again"))
+    monkeypatch.setattr(usable, "read_documents", lambda config: pytest.fail("read again"))
     assert prepare(config, show=False).shards[0].source_sha256 == first.shards[0].source_sha256
     assert before == {p: p.stat().st_mtime_ns for p in Path(config.prepared_dir).iterdir()}
 

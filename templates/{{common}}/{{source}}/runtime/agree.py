@@ -1,0 +1,104 @@
+"""What the processes of a job tell each other in its key-value store: what failed, what they see.
+
+Every process calls each function, in the same order of names. Starts and ends no process.
+"""
+
+import concurrent.futures
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import UserError
+from ..records import store
+from .distributed import POLL_S, unique
+from .private import job
+
+SHARED_S = 10.0  # a file appears on all hosts within
+
+
+def exchange(name: str, text: str) -> dict[int, str]:
+    """What each process says under a unique name, by process; waits for all, in any thread."""
+    own = job()
+    if own.client is None:
+        return {0: text}
+    own.client.key_value_set(f"{name}/{own.process_id}", text)
+    while len(said := _said(name)) < own.num_processes:
+        time.sleep(POLL_S)
+    return said
+
+
+def _said(name: str) -> dict[int, str]:
+    found = job().client.key_value_dir_get(f"{name}/")
+    return {int(key.split("/")[-1]): text for key, text in found}
+
+
+class PeerFailed(Exception):
+    """Another process could not do its part, and says why."""
+
+
+def agreed_failure(name: str, error: Exception | None) -> Exception | None:
+    """The failure of any process, the same in all; None where none failed. Call it in every one."""
+    own = job()
+    if own.client is None:
+        return error
+    text = ""
+    if error is not None:
+        # One that gave up because of another process repeats what that one said.
+        who = "" if isinstance(error, PeerFailed) else f"process {own.process_id}: "
+        text = who + (str(error) or repr(error)).splitlines()[0]
+    found = exchange(name, text)
+    return next((PeerFailed(found[index]) for index in sorted(found) if found[index]), None)
+
+
+def wait_unless_failed(wait: Callable[[], object], name: str) -> None:
+    """Wait for what all processes take part in; PeerFailed once one of them failed under `name`.
+
+    `wait` is left behind in its thread then: nothing can end a wait in Orbax's barriers, which is
+    up to 20 minutes long.
+    """
+    if job().client is None:
+        wait()
+        return
+    done: concurrent.futures.Future[object] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            done.set_result(wait())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="waiting", daemon=True).start()
+    while not concurrent.futures.wait([done], POLL_S).done:
+        if failed := [text for text in _said(name).values() if text]:
+            raise PeerFailed(failed[0])
+    done.result()
+
+
+def check_shared(folder: Path) -> None:
+    """Refuse a folder that is not the same in all processes: process 0 puts a file there."""
+    own = job()
+    if own.client is None:
+        return
+    file = folder / f".shared-{exchange(unique('file'), secrets.token_hex(8))[0]}"
+    if own.process_id == 0:
+        store.write(file, b"", sync=False)
+    end_s = time.monotonic() + SHARED_S
+    # NFS remembers for a while what was not there; a listing asks its server.
+    while not (seen := {folder.name, file.name} <= _listed(folder)) and time.monotonic() < end_s:
+        time.sleep(POLL_S)
+    answers = exchange(unique("shared"), "" if seen else "not seen")
+    if own.process_id == 0:
+        store.remove(file)
+    if blind := [str(index) for index in sorted(answers) if answers[index]]:
+        raise UserError(
+            got=f"{folder.absolute()}, where process {', '.join(blind)} does not see the files of "
+            "process 0",
+            expected="a folder that all processes share",
+            do="take a --run-dir on a file system that every host mounts under the same path",
+        )
+
+
+def _listed(folder: Path) -> set[str]:
+    return {*store.names(folder.absolute().parent), *store.names(folder)}

@@ -1,0 +1,77 @@
+"""One process at a time drives a run folder; a killed one leaves nothing locked. No wall clock.
+
+On one machine the kernel's lock of DIR/lock decides. Machines that share a folder may not share
+locks, so the holder counts up in DIR/lock.json, and a newcomer on another machine watches that
+number for a while of its own monotonic clock.
+"""
+
+import contextlib
+import itertools
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..records import store
+
+log = logging.getLogger(__name__)
+COUNT_S = 5.0  # between two numbers of the holder
+WATCH_S = 4 * COUNT_S  # for which a newcomer on another machine watches them
+
+
+@contextlib.contextmanager
+def only_run_in(run_dir: Path) -> Iterator[None]:
+    """Hold the folder until the block ends; UserError where another process drives a run there."""
+
+    def refuse(holder: str) -> None:
+        raise UserError(
+            got=f"{run_dir}, where {holder} drives a run",
+            expected="one run at a time in a folder",
+            do="wait until it has ended, or take another --run-dir",
+        )
+
+    with store.locked(run_dir / "lock", refuse):
+        count_file, machine = run_dir / "lock.json", _machine()
+        last = _last_count(count_file)
+        if last is not None and last["machine"] != machine:
+            log.info("%s was held on another machine: watching it for %.0f s", run_dir, WATCH_S)
+            time.sleep(WATCH_S)
+            if _last_count(count_file) != last:
+                refuse(last["holder"])
+        stop = threading.Event()
+        about = {"machine": machine, "holder": f"process {os.getpid()} on {socket.gethostname()}"}
+
+        def count() -> None:
+            for number in itertools.count():
+                # A disk that is full, or away for a moment, is reported by those who need it.
+                with contextlib.suppress(OSError):
+                    store.write_json(count_file, about | {"count": number}, sync=False)
+                if stop.wait(COUNT_S):
+                    return
+
+        thread = threading.Thread(target=count, name="lock", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            store.remove(count_file)
+
+
+def _last_count(path: Path) -> dict[str, Any] | None:
+    with contextlib.suppress(OSError, ValueError):
+        return dict(store.read_json(path))
+    return None
+
+
+def _machine() -> str:
+    """This machine since it was started: processes with the same one share a kernel's locks."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return socket.gethostname()
