@@ -79,6 +79,9 @@ def run(argv: list[str]) -> tuple[int, str]:
     except KeyboardInterrupt:
         return Exit.INTERRUPTED, "interrupted by the user"
     except SystemExit as end:  # tyro has printed the help, or what is wrong with an option
+        if isinstance(end.code, str):  # of a library
+            print(end.code, file=sys.stderr)
+            return Exit.BUG, end.code
         return int(end.code or 0), ""
     except OSError as error:
         if isinstance(error, BrokenPipeError) and flush_output("\n"):
@@ -100,7 +103,7 @@ def run(argv: list[str]) -> tuple[int, str]:
 
 def parse(argv: list[str]) -> functools.partial[int]:
     """The command of a command line with its settings bound."""
-    if wrong := [word for word in argv if not word.isascii() and _is_torn(word)]:
+    if wrong := [word for word in argv if _is_torn(word)]:
         raise UserError(
             got=f"a command line with {wrong[0]!a}",
             expected="UTF-8",

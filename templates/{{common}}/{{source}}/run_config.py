@@ -82,7 +82,7 @@ class RunConfig:
     eval_every_steps: int = setting(100, least=0)  # held-out figures; 0 = only at the end
     save_every_steps: int = setting(100, least=0)  # checkpoint; 0 = only at the end
     artifacts_every_steps: int = setting(0, least=0)  # images or text; 0 = only at the end
-    save_timeout_s: float = 6 * 3600.0  # a save that takes longer has failed
+    save_timeout_s: float = setting(3600.0)  # a save that takes longer has failed
     keep_checkpoints: int = setting(2, least=0)  # the newest ones; 0 = all
     max_skipped_steps: int = setting(10)  # stop after so many skipped steps in a row
     # Exit with 43 after so long without progress; 0 = off.

@@ -45,13 +45,11 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
         log.info("%d steps are %.2f epochs of %d rows", config.run.steps, epochs, len(rows))
         if manifest.unusable:
             log.warning("%s", left_out(manifest))
-    # Now, not at the end: there the devices would wait for xz.
-    compared = baselines(heldout, data.seq_len)
 
     def finish(state: State, beat: Beat) -> tuple[dict[str, Any], dict[str, Section]]:
         summary = {
             **bits_per_byte(learner, state["params"], heldout, mesh, beat),
-            **compared,
+            **baselines(heldout, data.seq_len, beat),
             "corpus_sha256": manifest.corpus_sha256,
             "corpus_python": manifest.python,
             "epochs": epochs,

@@ -18,7 +18,8 @@ BACKENDS = ("jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin")
 PACKAGES = ("jax", "orbax-checkpoint", "numpy")
 # What `sources` leaves out: rooms that serve every kind in the same way, and settings, which a
 # resume compares value by value, so that a new preset is no change of the code.
-NO_NUMBERS = ("commands", "runtime", "records", "config.py", "run_config.py", "errors.py")
+NO_NUMBERS = ("commands", "runtime", "records", "errors.py")
+SETTINGS = ("config.py", "settings.py")  # how the names of their files end
 
 
 def collect() -> dict[str, Any]:
@@ -53,7 +54,7 @@ def sources(package: Path = Path(__file__).parents[1]) -> dict[str, str]:
     pending = ["workload.py"]
     while pending:
         name = pending.pop()
-        known = name in found or name.partition("/")[0] in NO_NUMBERS
+        known = name in found or name.partition("/")[0] in NO_NUMBERS or name.endswith(SETTINGS)
         if known or not (package / name).is_file():
             continue
         tree = ast.parse((package / name).read_bytes())

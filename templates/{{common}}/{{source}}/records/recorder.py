@@ -27,8 +27,15 @@ class Recorder:
     """One attempt at a run, from its first step to its summary."""
 
     def __init__(
-        self, workload: Workload, config: Any, run_dir: Path, first: int, clock: telemetry.Clock
+        self,
+        workload: Workload,
+        config: Any,
+        run_dir: Path,
+        first: int,
+        clock: telemetry.Clock,
+        kept: int | None = None,
     ) -> None:
+        """`kept`: records up to this step stay; None = up to `first`."""
         self._workload, self._clock, self._dir, self._first = workload, clock, run_dir, first
         self._run: RunConfig = config.run
         # Metric of `workload.means` -> its sum and count since a record was due. Checkpoints hold
@@ -41,7 +48,7 @@ class Recorder:
         self._profiling = self._closed = False
         if self._primary:
             store.make_folder(run_dir)
-            telemetry.cut_records(run_dir / "metrics.jsonl", first)
+            telemetry.cut_records(run_dir / "metrics.jsonl", first if kept is None else kept)
             artifacts.cut(run_dir, first)
             telemetry.record_warnings(run_dir)
             clock.save(run_dir / "attempts.jsonl", first)
@@ -125,8 +132,11 @@ class Recorder:
 
     def leave(self, _: object, error: BaseException | None, __: object) -> None:
         """`close` as the end of a `with`, for what no `finish` and no `stopped` has ended."""
-        kinds = {KeyboardInterrupt: Exit.INTERRUPTED, UserError: Exit.USER}
-        self.close(next((code for of, code in kinds.items() if isinstance(error, of)), Exit.BUG))
+        kinds = {KeyboardInterrupt: Exit.INTERRUPTED, UserError: Exit.USER, OSError: Exit.USER}
+        code = next((code for of, code in kinds.items() if isinstance(error, of)), Exit.BUG)
+        if isinstance(error, SystemExit) and error.code == Exit.PREEMPTED:  # SIGTERM
+            code = Exit.PREEMPTED
+        self.close(code)
 
     def finish(
         self,

@@ -61,13 +61,15 @@ def locked(path: Path, busy: Callable[[str], object]) -> Iterator[None]:
     exclude each other only where their file system passes locks on, as NFS 4 does.
     """
     with _open_locked(path, busy) as file:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without the words
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         try:
             yield
         finally:
-            file.truncate(0)
             # Closing would not do: a process that was forked meanwhile shares the lock.
+            with contextlib.suppress(OSError):
+                file.truncate(0)
             with contextlib.suppress(OSError):
                 fcntl.flock(file, fcntl.LOCK_UN)
 
@@ -107,8 +109,12 @@ def reading(path: Path) -> BinaryIO:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is a file or folder of this name."""
-    return path.exists()
+    """Whether there is a file or folder of this name; OSError where that cannot be told."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def write_json(path: Path, value: Any, *, sync: bool = True) -> None:

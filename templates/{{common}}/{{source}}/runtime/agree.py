@@ -4,6 +4,7 @@ Every process calls each function, in the same order of names. Starts and ends n
 """
 
 import concurrent.futures
+import contextlib
 import secrets
 import threading
 import time
@@ -12,10 +13,10 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..records import store
-from .distributed import POLL_S, unique
+from .distributed import BARRIER_MS, POLL_S, unique
 from .private import job
 
-SHARED_S = 10.0  # a file appears on all hosts within
+SHARED, SHARED_S = ".shared-", 10.0  # a file of this name appears on all hosts within
 
 
 def exchange(name: str, text: str) -> dict[int, str]:
@@ -24,9 +25,8 @@ def exchange(name: str, text: str) -> dict[int, str]:
     if own.client is None:
         return {0: text}
     own.client.key_value_set(f"{name}/{own.process_id}", text)
-    while len(said := _said(name)) < own.num_processes:
-        time.sleep(POLL_S)
-    return said
+    own.client.wait_at_barrier(f"said {name}", BARRIER_MS)
+    return _said(name)
 
 
 def _said(name: str) -> dict[int, str]:
@@ -81,24 +81,29 @@ def check_shared(folder: Path) -> None:
     own = job()
     if own.client is None:
         return
-    file = folder / f".shared-{exchange(unique('file'), secrets.token_hex(8))[0]}"
+    folder = folder.absolute()
+    file = folder / f"{SHARED}{exchange(unique('file'), secrets.token_hex(8))[0]}"
     if own.process_id == 0:
+        for name in store.names(folder):
+            if name.startswith(SHARED):  # of a process that was killed
+                store.remove(folder / name)
         store.write(file, b"", sync=False)
     end_s = time.monotonic() + SHARED_S
-    # NFS remembers for a while what was not there; a listing asks its server.
-    while not (seen := {folder.name, file.name} <= _listed(folder)) and time.monotonic() < end_s:
+    while not (seen := file.name in _listed(folder)) and time.monotonic() < end_s:
         time.sleep(POLL_S)
     answers = exchange(unique("shared"), "" if seen else "not seen")
     if own.process_id == 0:
         store.remove(file)
     if blind := [str(index) for index in sorted(answers) if answers[index]]:
         raise UserError(
-            got=f"{folder.absolute()}, where process {', '.join(blind)} does not see the files of "
-            "process 0",
+            got=f"{folder}, where process {', '.join(blind)} does not see the files of process 0",
             expected="a folder that all processes share",
             do="take a --run-dir on a file system that every host mounts under the same path",
         )
 
 
-def _listed(folder: Path) -> set[str]:
-    return {*store.names(folder.absolute().parent), *store.names(folder)}
+def _listed(folder: Path) -> list[str]:
+    # NFS remembers for a while what was not there; a listing of the parent asks its server.
+    with contextlib.suppress(OSError):
+        store.names(folder.parent)
+    return store.names(folder)

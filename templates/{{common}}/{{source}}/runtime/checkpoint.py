@@ -30,6 +30,7 @@ from orbax.checkpoint import v1 as ocp
 from ..contract import State
 from ..errors import UserError
 from ..records import store
+from ..run_config import RunConfig
 from .agree import PeerFailed, agreed_failure, wait_unless_failed
 from .changes import check_identity, check_tree, describe_tree, other_settings
 from .distributed import all_agree, barrier, unique
@@ -54,7 +55,9 @@ class _Saving:
 class Checkpoints:
     """The checkpoint folder of one run; at most one save runs at a time."""
 
-    def __init__(self, folder: Path, keep: int, timeout_s: float = 3600.0) -> None:
+    def __init__(
+        self, folder: Path, keep: int, timeout_s: float = RunConfig.save_timeout_s
+    ) -> None:
         self._folder, self._keep, self._timeout_s = folder.absolute(), keep, timeout_s
         self._newest = self._folder.with_suffix(".json")
         self._thread: threading.Thread | None = None
@@ -241,7 +244,11 @@ class Checkpoints:
                     expected |= store.patiently(store.read_json, path / name)
         except ValueError as error:
             return f"{name} is no JSON: {error}"
-        if strange := [str(file) for file in _files(path) if str(file) not in expected]:
+        except FileNotFoundError:  # deleted by the run meanwhile
+            return f"{name} is missing"
+        # Hidden ones are of the file system or of a file manager; Orbax reads none.
+        listed = [file for file in _files(path) if not file.name.startswith(".")]
+        if strange := [str(file) for file in listed if str(file) not in expected]:
             return f"{strange[0]} is in no list of its files"
         for name in sorted(expected)[jax.process_index() :: jax.process_count()]:
             try:

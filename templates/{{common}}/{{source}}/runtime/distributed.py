@@ -172,9 +172,11 @@ class Watch:
         self._beat = time.monotonic()
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Suspend the timeout, for the last save, whose length has no bound."""
-        timeout_s, self._timeout_s = self._timeout_s, 0.0
+    def waiting(self, limit_s: float) -> Iterator[None]:
+        """Allow `limit_s` where that is longer, for a save, which may take longer than a step."""
+        timeout_s = self._timeout_s
+        self._timeout_s = max(timeout_s, limit_s) if timeout_s else 0.0
+        self.beat()
         yield
         self.beat()
         self._timeout_s = timeout_s

@@ -2,22 +2,26 @@
 
 On one machine the kernel's lock of DIR/lock decides. Machines that share a folder may not share
 locks, so the holder counts up in DIR/lock.json, and a newcomer on another machine watches that
-number for a while of its own monotonic clock.
+number for a while of its own monotonic clock. Of two that begin at the same moment there, one ends
+within seconds, when it finds the other's number.
 """
 
 import contextlib
 import itertools
 import logging
 import os
+import secrets
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import Exit, UserError
 from ..records import store
+from .distributed import end_together
 
 log = logging.getLogger(__name__)
 COUNT_S = 5.0  # between two numbers of the holder
@@ -45,12 +49,27 @@ def only_run_in(run_dir: Path) -> Iterator[None]:
                 refuse(last["holder"])
         stop = threading.Event()
         about = {"machine": machine, "holder": f"process {os.getpid()} on {socket.gethostname()}"}
+        about |= {"token": secrets.token_hex(8)}
+        for name in store.names(run_dir):
+            if name.endswith(store.PART):  # of a process that was killed
+                store.remove(run_dir / name)
+
+        def is_ours() -> bool:
+            found = _last_count(count_file)
+            return found is None or found.get("token") == about["token"]
 
         def count() -> None:
+            written = False
             for number in itertools.count():
+                # Two that began at once, on machines without common locks, meet here.
+                if written and not is_ours():
+                    reason = f"another process has taken {run_dir}"
+                    print(f"\n{reason}", file=sys.stderr)
+                    end_together(Exit.USER, reason)
                 # A disk that is full, or away for a moment, is reported by those who need it.
                 with contextlib.suppress(OSError):
                     store.write_json(count_file, about | {"count": number}, sync=False)
+                    written = True
                 if stop.wait(COUNT_S):
                     return
 
@@ -61,7 +80,8 @@ def only_run_in(run_dir: Path) -> Iterator[None]:
         finally:
             stop.set()
             thread.join()
-            store.remove(count_file)
+            if is_ours():
+                store.remove(count_file)
 
 
 def _last_count(path: Path) -> dict[str, Any] | None:

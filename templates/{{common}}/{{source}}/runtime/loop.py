@@ -36,7 +36,10 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     """Run to `config.run.steps` or `workload.done`, from the newest sound checkpoint on."""
     alone = only_run_in(Path(config.run.run_dir)) if jax.process_index() == 0 else nullcontext()
     with alone:
-        return _run(workload, config, mesh)
+        code = _run(workload, config, mesh)
+        # Process 0 alone writes the report: one that leaves the job first would end it.
+        barrier("finished")
+        return code
 
 
 def _run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
@@ -76,7 +79,9 @@ def _run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
         "command": manifest.get("command") if manifest else provenance.command_line(),
         "changes": [*manifest.get("changes", []), *changes],
     }
-    recorder = Recorder(workload, config, run_dir, first, clock)
+    # What a stop left undone at this step, its record too.
+    owed: dict[str, Any] | None = manifest.get("owed")
+    recorder = Recorder(workload, config, run_dir, first, clock, kept=first - bool(owed))
     # Release 0.1.0 kept `losses`: sum and count of the one metric that it averaged.
     recorder.sums = manifest.get("sums") or {"loss": manifest.get("losses", (0.0, 0))}
     sink = (workload.sink or NpzFiles)(run_dir / "outputs")
@@ -142,12 +147,14 @@ def _run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
         batches = stack.enter_context(Prefetch(workload, cursor, run_config.prefetch_workers))
         watch = stack.enter_context(closing(Watch(run_config.hang_timeout_s)))
         with StopRequest().listening() as stop:
-            if owed := manifest.get("owed"):
+            if owed:
                 values = owed["values"] | (evaluate() if owed["evaluate"] else {})
                 newest |= values
                 recorder.step(first, values, force=True)
                 if owed["show"]:
                     show(first)
+                if owed["judge"] and _is_done(workload, newest):
+                    last = first
             for step in range(first + 1, last + 1):
                 at_start, at_end = step == first + 1, step == run_config.steps
                 saving = _due(step, run_config.save_every_steps) or at_end
@@ -177,7 +184,9 @@ def _run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
                 if evaluating and not stopping:
                     values |= evaluate()
                 newest |= values
-                finished = saving and _is_done(workload, newest)
+                # A save that a stop forces is none of an uninterrupted run.
+                judging = at_end or _due(step, run_config.save_every_steps)
+                finished = judging and _is_done(workload, newest)
                 if finished and can_evaluate and not evaluating:
                     evaluating = True
                     values |= {} if stopping else evaluate()
@@ -187,6 +196,7 @@ def _run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
                 owed = None
                 if stopping and (evaluating or showing):
                     owed = {"values": values, "evaluate": evaluating, "show": showing}
+                    owed |= {"judge": judging}
                 else:
                     # Step 1 too: the loss before training, which the first mean would hide.
                     due = step == 1 or evaluating or at_end or finished or stopping
@@ -202,6 +212,8 @@ def _run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
                     with clock.measure("checkpoint"):
                         began_s = time.monotonic()
                         sink.write(step)
+                        with watch.waiting(run_config.save_timeout_s):
+                            checkpoints.wait()
                         # While steps are skipped, the older checkpoints may be what is wanted.
                         rotate = not finite.skipping
                         checkpoints.save(step, state, about | so_far, durable, rotate=rotate)
@@ -213,7 +225,7 @@ def _run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
                 if finished:
                     break
         clock.enter("checkpoint")
-        with watch.paused():
+        with watch.waiting(run_config.save_timeout_s):
             error = checkpoints.wait()
         _check_last_save(error, run_dir)
         if code is not None:

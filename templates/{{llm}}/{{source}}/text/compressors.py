@@ -8,9 +8,11 @@ import gzip
 import itertools
 import logging
 import lzma
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from ..contract import Beat
 from ..records import store
 from .shards import LOCK, Split
 
@@ -22,7 +24,7 @@ COMPRESSORS = {
 }
 
 
-def compress_heldout(split: Split, documents: int) -> dict[str, float]:
+def compress_heldout(split: Split, documents: int, beat: Beat = lambda: None) -> dict[str, float]:
     """Bits per byte of gzip -9 and xz -9 on the first documents, file by file and joined."""
     path = split.folder / f"baselines-{documents}.json"
     text = [sha256 for shard in split.shards for sha256 in shard.files.values()]
@@ -30,12 +32,12 @@ def compress_heldout(split: Split, documents: int) -> dict[str, float]:
         return kept
     try:
         with store.locked(split.folder / LOCK, lambda holder: log.info("waiting for %s", holder)):
-            found = _read_kept(path, text) or _compress(split, documents)
+            found = _read_kept(path, text) or _compress(split, documents, beat)
             store.write_json(path, {"text": text, "figures": found})
             return found
     except OSError as error:  # the folder can only be read
         log.warning("gzip's and xz's figures cannot be kept: %s", error)
-        return _compress(split, documents)
+        return _compress(split, documents, beat)
 
 
 def _read_kept(path: Path, text: list[str]) -> dict[str, float] | None:
@@ -46,12 +48,20 @@ def _read_kept(path: Path, text: list[str]) -> dict[str, float] | None:
         return None
 
 
-def _compress(split: Split, documents: int) -> dict[str, float]:
+def _compress(split: Split, documents: int, beat: Beat) -> dict[str, float]:
     log.info("compressing %d held-out documents with gzip and xz, once", documents)
     texts = list(itertools.islice(split.texts(), documents))
     size_bytes = sum(map(len, texts))
+
+    def bits(compress: Callable[[bytes], bytes], parts: list[bytes]) -> float:
+        compressed_bytes = 0
+        for part in parts:
+            compressed_bytes += len(compress(part))
+            beat()
+        return 8 * compressed_bytes / size_bytes
+
     return {
-        f"{name}_{how}_bits_per_byte": 8 * sum(len(compress(part)) for part in parts) / size_bytes
+        f"{name}_{how}_bits_per_byte": bits(compress, parts)
         for name, compress in COMPRESSORS.items()
         for how, parts in (("per_file", texts), ("joined", [b"".join(texts)]))
     }

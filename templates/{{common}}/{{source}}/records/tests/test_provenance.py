@@ -59,8 +59,10 @@ def test_provenance_follows_the_code(tmp_path, monkeypatch):
 
 
 SOURCES = {
-    "workload.py": "from .config import C\nfrom .parts.step import f\nfrom .parts import more\n",
-    "config.py": "C = 1\n",
+    "workload.py": "from .config import C\nfrom .parts.step import f\n"
+    "from .parts import more, settings\n",
+    "config.py": "from .parts.settings import D\nC = 1\n",
+    "parts/settings.py": "D = 1\n",
     "contract.py": "X = 1\n",
     "hub.py": "from .workload import f\n",
     "parts/__init__.py": "",

@@ -233,6 +233,8 @@ def closings(monkeypatch) -> list[int]:
         (UserError(got="non-finite steps", expected="finite ones", do="lower the rate"), Exit.USER),
         (KeyboardInterrupt(), Exit.INTERRUPTED),
         (RuntimeError("broken"), Exit.BUG),
+        (SystemExit(Exit.PREEMPTED), Exit.PREEMPTED),
+        (OSError(28, "No space left"), Exit.USER),
         (SystemExit(0), Exit.BUG),  # nobody ends a run so: not finished, whatever it says
     ],
 )

@@ -185,3 +185,15 @@ def test_sha256_is_that_of_the_content(tmp_path):
 def test_plain_names_stay_in_their_folder(tmp_path):
     assert store.plain_name("heldout_loss-1.5é") == "heldout_loss-1.5é"
     assert "/" not in store.plain_name("../../etc/<passwd>\n")
+
+
+def test_what_cannot_be_told_is_no_absence(tmp_path, monkeypatch):
+    def broken(path, **_):
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    assert not store.exists(tmp_path / "nothing")
+    (tmp_path / "file").touch()
+    assert not store.exists(tmp_path / "file" / "below")
+    monkeypatch.setattr(type(tmp_path), "stat", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        store.exists(tmp_path / "file")

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from .. import store
 from ..store import read_lines
 from ..telemetry import Clock, MetricsLog, cut_records, goodput, record_warnings
 

@@ -40,7 +40,7 @@ EVALUATED = 9  # and at its multiples: a step without a save
 HANG_S = 6.0
 WITHIN_S = 90.0  # a cell's processes end, on a busy machine
 FULL_BYTES = 4_000  # the arrays of a checkpoint need more, its lists of names less
-AWAY_S = 2.0  # of a store that does not answer
+FAILURES = 2  # of each function of a store that is away for a moment
 MOMENTS = ("start", "compile", "step", "evaluation", "save", "report")
 KILLED = -signal.SIGKILL
 
@@ -71,16 +71,17 @@ def fill_disk(_: Path) -> None:
 
 
 def fail(names: tuple[str, ...], run_dir: Path) -> None:
-    """For a while these functions of the store raise what a broken disk does."""
-    end_s = time.monotonic() + AWAY_S
+    """The next calls of these functions of the store raise what a broken disk does."""
+    left = dict.fromkeys(names, FAILURES)
 
-    def broken(real: Callable[..., Any], path: Path, *args: Any, **options: Any) -> Any:
-        if time.monotonic() < end_s and Path(path).is_relative_to(run_dir):
+    def broken(name: str, real: Callable[..., Any], path: Path, *args: Any, **options: Any) -> Any:
+        if left[name] and Path(path).is_relative_to(run_dir):
+            left[name] -= 1
             raise OSError(errno.EIO, "Input/output error", str(path))
         return real(path, *args, **options)
 
     for name in names:
-        setattr(store, name, partial(broken, getattr(store, name)))
+        setattr(store, name, partial(broken, name, getattr(store, name)))
 
 
 def turn_back_clock(_: Path) -> None:
@@ -156,7 +157,8 @@ def cells() -> list[Cell]:
 def train(run_dir: Path, steps: int, moment: str = "", fault: str = "") -> None:
     """The sampler through the console script; at its moment the fault happens, once."""
     options: dict[str, Any] = {"save_every_steps": 2, "log_every_steps": 1, "trackers": ()}
-    options |= {"eval_every_steps": EVALUATED, "keep_checkpoints": 0, "hang_timeout_s": HANG_S}
+    options |= {"eval_every_steps": EVALUATED, "keep_checkpoints": 0}
+    options |= {"hang_timeout_s": HANG_S, "save_timeout_s": HANG_S}
     config = SamplerConfig(run=RunConfig(run_dir=str(run_dir), steps=steps, **options))
     waiting = [each for each in FAULTS if each.name == fault]
 

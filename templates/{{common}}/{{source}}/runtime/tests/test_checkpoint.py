@@ -148,8 +148,10 @@ def test_a_file_that_no_list_names_is_damage(
     (tmp_path / "checkpoints" / "00000014" / "state" / "mine").write_text("x")
     (tmp_path / "outputs" / "mine.txt").write_text("x")  # no file of the sink's: left alone
     (tmp_path / "outputs" / "00000099-0.npz").mkdir()
+    (tmp_path / "checkpoints" / "00000007" / "state" / ".DS_Store").write_text("of a desktop")
     assert go(config_of(tmp_path, 16)) == Exit.DONE
     assert "mine is in no list" in caplog.text
+    assert "DS_Store" not in caplog.text
     assert (tmp_path / "outputs" / "mine.txt").exists()
 
 

@@ -104,11 +104,13 @@ def test_hang_ends_with_stacks(tmp_path: Path) -> None:
     assert "in take" in (tmp_path / "log").read_text()
 
 
-def test_a_paused_watch_ends_nothing() -> None:
+def test_a_watch_allows_a_save_more_time_unless_it_is_off() -> None:
     with closing(Watch(0.6)) as watch:
-        with watch.paused():
+        with watch.waiting(60.0):
             time.sleep(2.0)
         assert watch._timeout_s == 0.6
+    with closing(Watch(0.0)) as off, off.waiting(0.1):
+        time.sleep(1.0)
 
 
 def test_full_disk_loses_nothing(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """One run a folder: the second is refused with who holds it; a dead holder is in nobody's way."""
 
 import json
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -64,6 +67,26 @@ def test_a_holder_that_died_on_this_machine_is_not_waited_for(
     monkeypatch.setattr(lock.time, "sleep", lambda seconds: pytest.fail("it waited"))
     with lock.only_run_in(tmp_path):
         pass
+
+
+def test_of_two_on_machines_without_common_locks_one_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr(lock, "COUNT_S", 0.01)
+    monkeypatch.setattr(lock, "end_together", lambda code, reason: ended.set() or sys.exit(code))
+    with lock.only_run_in(tmp_path):
+        end_s = time.monotonic() + 10
+        while not ended.wait(0.05):  # each may overwrite the other's for a while
+            assert time.monotonic() < end_s
+            (tmp_path / "lock.json").write_text(json.dumps({"token": "another", "count": 0}))
+    assert "another" in (tmp_path / "lock.json").read_text(), "it belongs to the other one"
+
+
+def test_what_a_killed_process_left_half_written_goes(tmp_path: Path) -> None:
+    (tmp_path / "config.json.0a.part").write_text("{")
+    with lock.only_run_in(tmp_path):
+        assert not (tmp_path / "config.json.0a.part").exists()
 
 
 def test_a_run_leaves_no_count_behind(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def test_checkpoints_are_kept_while_steps_are_skipped(tmp_path: Path) -> None:
     assert steps() == [15]
 
 
-def test_hang_watch_is_told_by_all_that_takes_long_and_spares_the_last_save(
+def test_hang_watch_is_told_by_all_that_takes_long_and_waits_longer_for_saves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
@@ -163,12 +163,13 @@ def test_hang_watch_is_told_by_all_that_takes_long_and_spares_the_last_save(
         return lambda *args: (seen.append(what), act(*args))[1]
 
     @contextlib.contextmanager
-    def paused() -> Iterator[None]:
-        seen.append("pause")
+    def waiting(limit_s: float) -> Iterator[None]:
+        assert limit_s == 3600
+        seen.append("longer")
         yield
         seen.append("on")
 
-    watch = SimpleNamespace(beat=noted("beat"), close=noted("close"), paused=paused)
+    watch = SimpleNamespace(beat=noted("beat"), close=noted("close"), waiting=waiting)
     monkeypatch.setattr(loop, "Watch", lambda timeout_s: watch)
     monkeypatch.setattr(Checkpoints, "wait", noted("wait", Checkpoints.wait))
     go(
@@ -177,8 +178,8 @@ def test_hang_watch_is_told_by_all_that_takes_long_and_spares_the_last_save(
         artifacts=noted("artifacts", lambda state, beat: beat() or {}),
         finish=noted("finish", lambda state, beat: beat() or ({}, {})),
     )
-    expected = "beat beat evaluate beat beat beat evaluate beat wait artifacts beat "
-    expected += "pause wait on finish beat close wait"
+    expected = "beat beat evaluate beat beat beat evaluate beat longer wait on wait artifacts beat "
+    expected += "longer wait on finish beat close wait"
     assert " ".join(seen) == expected
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from ...errors import Exit, UserError
 from ...records import store
+from .. import loop
 from .workloads import config_of, go, sampler
 
 
@@ -74,3 +75,33 @@ def test_another_state_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=rf"(?s)\['ballast'\]: float32\[3\].*{words}"):
             go(changed, init=init)
+
+
+def test_what_a_stop_owes_is_judged_and_written_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"save_every_steps": 4, "eval_every_steps": 4}
+    change = {
+        "evaluate": lambda state, beat: {"heldout": float(state["step"])},
+        "done": lambda values: values.get("heldout") == 8,
+    }
+    with monkeypatch.context() as stopped:
+        stopped.setattr(
+            loop.StopRequest, "decide", lambda _, step: Exit.PREEMPTED if step == 8 else None
+        )
+        assert go(config_of(tmp_path, 20, **options), **change) == Exit.PREEMPTED
+    with monkeypatch.context() as killed:  # after the record, before the next save
+        killed.setattr(loop, "_is_done", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            go(config_of(tmp_path, 20, **options), **change)
+    assert go(config_of(tmp_path, 20, **options), **change) == Exit.DONE
+    steps = [record["step"] for record in store.read_lines(tmp_path / "metrics.jsonl")]
+    assert steps == list(range(1, 9)), "as without a stop: it ends at 8"
+    assert store.read_json(tmp_path / "summary.json")["heldout"] == 8
+
+
+def test_the_job_is_left_after_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(loop, "barrier", seen.append)
+    go(config_of(tmp_path, 2), finish=lambda state, beat: seen.append("report") or ({}, {}))
+    assert seen[-2:] == ["report", "finished"]
