@@ -12,11 +12,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from ..contract import Beat
 from ..records import store
 from .shards import LOCK, Split
 
 log = logging.getLogger(__name__)
+
+type Beat = Callable[[], None]
+"""Called after each text: the work goes on."""
 
 COMPRESSORS = {
     "gzip": partial(gzip.compress, compresslevel=9),
