@@ -95,7 +95,8 @@ class Checkpoints:
             failure = error
         if made := all_agree(failure is None):
             try:
-                with ocp.Context(async_options=self._limits()):
+                limit = ocp.options.AsyncOptions(timeout_secs=math.ceil(self._timeout_s))
+                with ocp.Context(async_options=limit):
                     result = ocp.save_async(path / "state", state).result
             except Exception as error:
                 failure = error
@@ -113,9 +114,6 @@ class Checkpoints:
             self._thread.join()
             self._thread = None
         return self._error
-
-    def _limits(self) -> Any:
-        return ocp.options.AsyncOptions(timeout_secs=math.ceil(self._timeout_s))
 
     def _commit(
         self, saving: _Saving, result: Callable[[], Any], durable: Callable[[], None]

@@ -25,7 +25,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ... import cli
-from ...errors import Exit
 from ...records import report, store
 from ...run_config import RunConfig
 from .. import checkpoint, loop
@@ -111,8 +110,7 @@ def flip_byte(file: Path) -> None:
     file.write_bytes(content)
 
 
-DONE, STOPPED, USER, LOST = (int(code) for code in (Exit.DONE, Exit.PREEMPTED, Exit.USER, 44))
-HUNG = int(Exit.HUNG)
+DONE, USER, STOPPED, HUNG, LOST = 0, 2, 42, 43, 44  # of errors.Exit
 LATER = MOMENTS[1:]  # a restore has no limit
 FAULTS = [
     Fault("kill", kill, (KILLED,), processes=(1,)),

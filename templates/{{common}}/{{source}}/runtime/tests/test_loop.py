@@ -272,21 +272,6 @@ def test_a_report_that_fails_does_not_change_how_a_stop_ends(
     assert "ZeroDivisionError" in (tmp_path / "warnings.log").read_text()
 
 
-def test_the_first_record_is_of_step_one_alone_and_means_still_span_their_steps(
-    tmp_path: Path,
-) -> None:
-    config = config_of(tmp_path / "each", 8)
-    go(config, means=("log_density",))
-    each = [r["log_density"] for r in read_lines(tmp_path / "each" / "metrics.jsonl")]
-    for steps in (6, 8):  # a resume begins no new series
-        go(config_of(tmp_path / "mean", steps, log_every_steps=4), means=("log_density",))
-    found = {r["step"]: r["log_density"] for r in read_lines(tmp_path / "mean" / "metrics.jsonl")}
-    assert list(found) == [1, 4, 6, 8]
-    assert found[1] == pytest.approx(each[0])
-    assert found[4] == pytest.approx(np.mean(each[:4]))
-    assert found[8] == pytest.approx(np.mean(each[4:]))
-
-
 @pytest.mark.parametrize("devices", [1, 8])
 def test_a_start_says_two_lines_and_on_a_mesh_the_shardings(
     tmp_path: Path, devices: int, caplog: pytest.LogCaptureFixture

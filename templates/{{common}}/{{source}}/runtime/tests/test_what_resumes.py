@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from ...errors import Exit, UserError
@@ -105,3 +106,20 @@ def test_the_job_is_left_after_the_report(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(loop, "barrier", seen.append)
     go(config_of(tmp_path, 2), finish=lambda state, beat: seen.append("report") or ({}, {}))
     assert seen[-2:] == ["report", "finished"]
+
+
+def test_the_first_record_is_of_step_one_alone_and_means_still_span_their_steps(
+    tmp_path: Path,
+) -> None:
+    config = config_of(tmp_path / "each", 8)
+    go(config, means=("log_density",))
+    each = [r["log_density"] for r in store.read_lines(tmp_path / "each" / "metrics.jsonl")]
+    for steps in (6, 8):  # a resume begins no new series
+        go(config_of(tmp_path / "mean", steps, log_every_steps=4), means=("log_density",))
+    found = {
+        r["step"]: r["log_density"] for r in store.read_lines(tmp_path / "mean" / "metrics.jsonl")
+    }
+    assert list(found) == [1, 4, 6, 8]
+    assert found[1] == pytest.approx(each[0])
+    assert found[4] == pytest.approx(np.mean(each[:4]))
+    assert found[8] == pytest.approx(np.mean(each[4:]))
