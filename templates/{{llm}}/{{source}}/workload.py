@@ -43,8 +43,9 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
     epochs = config.run.steps * data.batch_size / len(rows)
     if jax.process_index() == 0:
         log.info("%d steps are %.2f epochs of %d rows", config.run.steps, epochs, len(rows))
-        if manifest.unusable:
-            log.warning("%s", left_out(manifest))
+        if manifest.unusable:  # an empty document is no loss
+            level = logging.WARNING if {*manifest.unusable} - {"empty"} else logging.INFO
+            log.log(level, "%s", left_out(manifest))
 
     def finish(state: State, beat: Beat) -> tuple[dict[str, Any], dict[str, Section]]:
         summary = {

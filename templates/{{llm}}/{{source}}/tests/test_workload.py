@@ -25,6 +25,7 @@ def test_each_start_names_the_documents_that_were_left_out(
         make_workload(config, make_mesh(config.mesh))
         (line,) = [text for text in caplog.messages if "left out" in text]
         assert line == "left out 2 of 42 documents; not UTF-8: 2 (bad0.txt:0, bad1.txt:0)"
+        assert [r.levelname for r in caplog.records if "left out" in r.message] == ["WARNING"]
 
 
 def test_only_the_first_process_compresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

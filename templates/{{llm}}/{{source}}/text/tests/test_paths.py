@@ -13,7 +13,7 @@ from .test_corpus import TEXTS, read, write_corpus
 def test_files_folders_and_globs_name_each_file_once(tmp_path: Path) -> None:
     write_corpus(tmp_path / "b", "txt", TEXTS)
     write_corpus(tmp_path / "a" / "deep", "jsonl", TEXTS)
-    (tmp_path / "a" / "notes.md").write_text("not for training")
+    (tmp_path / "a" / "picture.png").write_text("not for training")
     names = names_of(tmp_path)
     assert names == sorted(names)
     assert set(names) == {"a/deep/a.jsonl"} | {f"b/{n}.txt" for n in range(len(TEXTS))}
@@ -37,10 +37,14 @@ ODD_PATHS = {
 WRONG_PATHS = {
     "mistyped": (["corpus.txt"], "corpos.txt", ["does not exist", "corpus.txt"]),
     "mistyped-folder": (["corpus/a.txt"], "corpos/a.txt", ["does not exist", "has corpus"]),
-    "other-suffix": (["corpus.md", "corpus.txt"], "corpus.md", ["with ['corpus.md']", ".jsonl.gz"]),
-    "glob-of-both": (["corpus.md", "corpus.txt"], "corpus*", ["with ['corpus.md']"]),
-    "glob-of-none": (["corpus.txt"], "*.csv", ["no file matches", "corpus.txt"]),
-    "empty-folder": (["a/b.md"], "a", ["without files", "b.md"]),
+    "other-suffix": (
+        ["corpus.png", "corpus.txt"],
+        "corpus.png",
+        ["with ['corpus.png']", ".jsonl.gz"],
+    ),
+    "glob-of-both": (["corpus.png", "corpus.txt"], "corpus*", ["with ['corpus.png']"]),
+    "glob-of-none": (["corpus.txt"], "*.gif", ["no file matches", "corpus.txt"]),
+    "empty-folder": (["a/b.png"], "a", ["without files", "b.png"]),
     "no-user": ([], "~nobody-of-this-name/x.txt", ["does not exist"]),
     "long-name": ([], "x" * 5000, ["does not exist"]),
 }
