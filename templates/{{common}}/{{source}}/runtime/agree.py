@@ -55,8 +55,8 @@ def agreed_failure(name: str, error: Exception | None) -> Exception | None:
 def wait_unless_failed(wait: Callable[[], object], name: str) -> None:
     """Wait for what all processes take part in; PeerFailed once one of them failed under `name`.
 
-    `wait` is left behind in its thread then: nothing ends a wait in Orbax's barriers before the time
-    that a save may take.
+    `wait` is left behind in its thread then: nothing ends a wait in Orbax's barriers before their
+    own limit, which is that of a save.
     """
     if job().client is None:
         wait()
