@@ -94,7 +94,8 @@ PRESETS: dict''',
 # update know no model; those of a killed run take minutes.
 TESTS = [f"tests/test_{name}.py" for name in ("cli", "config", "generate", "hub", "model", "step")]
 TESTS += [f"training/tests/test_{name}.py" for name in ("axes", "optim", "optim_config")]
-TESTS += ["tests/test_rooms.py", "text/tests/test_corpus.py"]
+TESTS += ["tests/test_rooms.py", "tests/test_trained.py", "tests/test_llm_advice.py"]
+TESTS += [f"text/tests/test_{name}.py" for name in ("corpus", "paths", "usable")]
 TESTS += ["commands/tests/test_preflight.py"]
 # One of the four meshes is enough: "mixed" splits along every axis.
 LEFT_OUT = "not test_mesh_equals_one_device or mixed"
