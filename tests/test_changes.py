@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from growing import commit_all, grow, template_repository
-from test_project import losses_of, uv
+from installed import losses_of, uv
 from updating import NEWER, PINNED, adopt, edit, release_next, update
 
 pytestmark = pytest.mark.slow

@@ -5,11 +5,9 @@ The slow part of the suite. One project serves all tests here, in the order of a
 
 import gzip
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
 import sysconfig
 import time
 import tomllib
@@ -19,25 +17,12 @@ from math import log2
 from pathlib import Path
 
 import pytest
-from growing import commit_all, git, grow, releases, template_repository
+from growing import commit_all, git, grow, template_repository
+from installed import MINI, MINI_TEXT, ONE_LAYER, TINY, losses_of, uv
 from link import ROOT
-from updating import NEWER, PINNED, adopt, follow_releases, release_next, update
+from updating import NEWER, PINNED, adopt, release_next, update
 
 pytestmark = pytest.mark.slow
-# Emitted tests that together run every dependency, and are short: for the lowest versions.
-CORE_TESTS = ["test_model", "test_step", "test_cli", "test_hub", "test_data"]
-CORE_TESTS += ["training/test_optim", "runtime/test_checkpoint", "records/test_telemetry"]
-CORE_TESTS += ["records/test_trackers", "records/test_report", "text/test_corpus"]
-CORE_TESTS += ["text/test_tokenizer", "training/test_batches", "training/test_weights_file"]
-# A run of seconds, of preset demo.
-MINI_TEXT = "--data.tokenizer byte --data.prepared-dir data/bytes --data.heldout-fraction 0.02"
-MINI = f"""--eval-every-steps 0 --optim.warmup-steps 2 --model.width 96 {MINI_TEXT}
-    --data.seq-len 128 --data.batch-size 16"""
-ONE_LAYER = "--model.layers 1 --model.scan-unroll 1"
-# A run of seconds on a text of a few kilobytes.
-TINY = f"""{ONE_LAYER} --eval-every-steps 0 --log-every-steps 1 --optim.warmup-steps 2
-    --data.tokenizer byte --data.heldout-fraction 0.2 --data.seq-len 32
-    --data.batch-size 8 --model.width 32"""
 # What the emitted README tells its user to type -> the options that make it a matter of seconds.
 # In this order: the first one trains what others read.
 RECIPES = {
@@ -72,29 +57,6 @@ ELSEWHERE = {
     "uvx copier update --skip-answered": "would fetch the template; updating.py calls the same",
     "docker build -t acorn .": "needs an engine; test_render.py lints the Dockerfile",
 }
-
-
-def uv(
-    project: Path, *arguments: str, code: int = 0, typed: str | None = None, **variables: str
-) -> str:
-    """Run uv in the project as a user would, outside the environment of this suite.
-
-    typed: what it reads from its standard input; variables: of its environment.
-    """
-    kept = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "XLA_FLAGS")}
-    done = subprocess.run(
-        [os.environ.get("UV", "uv"), *arguments],
-        cwd=project,
-        env=kept | {"JAX_PLATFORMS": "cpu"} | variables,
-        input=typed,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert done.returncode == code, (
-        f"uv {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout[-8000:]}"
-    )
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -224,57 +186,3 @@ def test_the_wheel_holds_the_package_and_no_tests(acorn: Path) -> None:
     }
     assert "acorn/runtime/loop.py" in wanted
     assert {name for name in names if ".dist-info/" not in name} == wanted
-
-
-def test_the_lowest_dependencies_pass_the_core_tests(moving: Path, tmp_path: Path) -> None:
-    project = grow(moving, tmp_path / "lowest", vcs_ref=PINNED)
-    uv(project, "sync", "--resolution", "lowest-direct")
-    installed = uv(project, "pip", "freeze")
-    assert "jax==0.11.1\n" in installed
-    package = project / "src" / "acorn"
-    split = [name.rpartition("/") for name in CORE_TESTS]
-    wanted = [package / folder / "tests" / f"{name}.py" for folder, _, name in split]
-    assert all(file.is_file() for file in wanted), "CORE_TESTS names a test that is not there"
-    print(uv(project, "run", "--no-sync", "pytest", "-q", *map(str, wanted))[-2000:])
-    short = ["--steps", "3", "--run-dir", "runs/short"]
-    uv(project, "run", "--no-sync", "acorn", "train", "demo", *MINI.split(), *short)
-    assert (project / "runs" / "short" / "summary.json").is_file()
-    shutil.rmtree(project / ".venv")
-
-
-def losses_of(run: Path) -> dict[int, float]:
-    """Step -> training loss."""
-    records = map(json.loads, (run / "metrics.jsonl").read_text("utf-8").splitlines())
-    return {record["step"]: record["loss"] for record in records if "loss" in record}
-
-
-@pytest.mark.parametrize("version", releases())
-def test_a_run_begun_at_a_past_release_goes_on_after_the_update(
-    repository: Path, tmp_path: Path, version: str
-) -> None:
-    corpus = tmp_path / "corpus"
-    corpus.mkdir()
-    for i in range(40):
-        (corpus / f"{i}.txt").write_text("".join(f"line {n} of {i}\n" for n in range(i + 8)))
-    project = adopt(grow(repository, tmp_path / "p", vcs_ref=f"v{version}"))
-    uv(project, "sync")
-    commit_all(project, "Lock the dependencies")
-    text = f"--data.paths {corpus}/*.txt --data.prepared-dir {tmp_path}/data"
-    train = ["run", "acorn", "train", "demo", *TINY.split(), *text.split()]
-    train += ["--save-every-steps", "10", "--optim.horizon-steps", "40"]
-    # bfloat16 would round differently in the two releases' programs.
-    train += ["--model.compute-dtype", "float32"]
-    uv(project, *train, "--run-dir", "runs/past", "--steps", "20")
-    past = losses_of(project / "runs" / "past")
-    assert list(past) == list(range(1, 21))
-
-    follow_releases(project, version)
-    assert (project / "src" / "acorn" / "runtime").is_dir()
-    uv(project, "sync")
-    uv(project, *train, "--run-dir", "runs/past", "--steps", "40")
-
-    uv(project, *train, "--run-dir", f"{tmp_path}/whole", "--steps", "40")
-    went_on, whole = losses_of(project / "runs" / "past"), losses_of(tmp_path / "whole")
-    assert list(went_on) == list(whole) == list(range(1, 41))
-    assert {step: went_on[step] for step in past} == past, "steps before the update ran again"
-    assert went_on == pytest.approx(whole, rel=1e-3)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from growing import choices, layer_files
 from link import ROOT, TEMPLATES
-from test_project import CORE_TESTS
+from test_versions import CORE_TESTS
 
 # How a newcomer reads from the command to the gradient, and to the disk.
 READING = ["cli", "commands.train", "config", "workload", "step", "model", "training.optim"]

@@ -115,10 +115,12 @@ def test_a_run_that_was_killed_before_its_first_save_begins_again(tmp_path: Path
     assert len(draws(tmp_path)) == 3
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ESTALE])
-@pytest.mark.parametrize("reader", ["sha256", "read_json"])
+@pytest.mark.parametrize(
+    ("reader", "number"),
+    [("sha256", errno.EIO), ("read_json", errno.EMFILE), ("sha256", errno.ESTALE)],
+)
 def test_what_cannot_be_read_for_a_moment_is_no_damage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, reader: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str, number: int
 ) -> None:
     go(config_of(tmp_path, 14))
     read, tries = getattr(store, reader), []

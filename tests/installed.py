@@ -1,0 +1,45 @@
+"""How tests use a grown project that is installed: its commands, runs of seconds, its records."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+# A run of seconds, of preset demo.
+MINI_TEXT = "--data.tokenizer byte --data.prepared-dir data/bytes --data.heldout-fraction 0.02"
+MINI = f"""--eval-every-steps 0 --optim.warmup-steps 2 --model.width 96 {MINI_TEXT}
+    --data.seq-len 128 --data.batch-size 16"""
+ONE_LAYER = "--model.layers 1 --model.scan-unroll 1"
+# A run of seconds on a text of a few kilobytes.
+TINY = f"""{ONE_LAYER} --eval-every-steps 0 --log-every-steps 1 --optim.warmup-steps 2
+    --data.tokenizer byte --data.heldout-fraction 0.2 --data.seq-len 32
+    --data.batch-size 8 --model.width 32"""
+
+
+def uv(
+    project: Path, *arguments: str, code: int = 0, typed: str | None = None, **variables: str
+) -> str:
+    """Run uv in the project as a user would, outside the environment of this suite.
+
+    typed: what it reads from its standard input; variables: of its environment.
+    """
+    kept = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "XLA_FLAGS")}
+    done = subprocess.run(
+        [os.environ.get("UV", "uv"), *arguments],
+        cwd=project,
+        env=kept | {"JAX_PLATFORMS": "cpu"} | variables,
+        input=typed,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == code, (
+        f"uv {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout[-8000:]}"
+    )
+    return done.stdout
+
+
+def losses_of(run: Path) -> dict[int, float]:
+    """Step -> training loss."""
+    records = map(json.loads, (run / "metrics.jsonl").read_text("utf-8").splitlines())
+    return {record["step"]: record["loss"] for record in records if "loss" in record}
