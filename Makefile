@@ -11,7 +11,7 @@ OTHERS := $(filter-out $(LONG), $(wildcard tests/test_*.py))
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
-demo:  ## grow build/demo, train it (about five minutes on two cores) and sample from it
+demo:  ## grow build/demo, train it (five to eight minutes on two cores) and sample from it
 	@$(UV) $(GROW) hooks/demo.py $(KIND)
 
 # Two files at a time, the long ones first: one half of the time is an emitted project's own tests.

@@ -14,6 +14,8 @@ ONE_LAYER = "--model.layers 1 --model.scan-unroll 1"
 TINY = f"""{ONE_LAYER} --eval-every-steps 0 --log-every-steps 1 --optim.warmup-steps 2
     --data.tokenizer byte --data.heldout-fraction 0.2 --data.seq-len 32
     --data.batch-size 8 --model.width 32"""
+# Which emitted tests to run where time is short: "mixed" splits along every axis of a mesh.
+ONE_MESH = "not test_mesh_equals_one_device or mixed"
 
 
 def uv(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from growing import commit_all, grow, template_repository
-from installed import losses_of, uv
+from installed import ONE_MESH, losses_of, uv
 from updating import NEWER, PINNED, adopt, edit, release_next, update
 
 pytestmark = pytest.mark.slow
@@ -97,8 +97,6 @@ TESTS += [f"training/tests/test_{name}.py" for name in ("axes", "optim", "optim_
 TESTS += ["tests/test_rooms.py", "tests/test_trained.py", "tests/test_llm_advice.py"]
 TESTS += [f"text/tests/test_{name}.py" for name in ("corpus", "paths", "usable")]
 TESTS += ["commands/tests/test_preflight.py"]
-# One of the four meshes is enough: "mixed" splits along every axis.
-LEFT_OUT = "not test_mesh_equals_one_device or mixed"
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +127,7 @@ def test_each_change_is_in_a_file_that_the_table_names(changed: Path) -> None:
 
 def test_only_the_golden_losses_notice_and_say_what_to_do(changed: Path) -> None:
     tests = [f"src/acorn/{name}" for name in TESTS]
-    told = uv(changed, "run", "pytest", "-q", "-rfs", "-k", LEFT_OUT, *tests, code=1)
+    told = uv(changed, "run", "pytest", "-q", "-rfs", "-k", ONE_MESH, *tests, code=1)
     failed = re.findall(r"^(?:FAILED|ERROR) \S*?(\w+\.py(?:::\S+)?)", told, re.MULTILINE)
     assert failed == ["test_step.py::test_golden_losses"], told[-8000:]
     assert re.search(r"SKIPPED \[2\] .*test_hub.py.*`export` refuses it", told), told[-8000:]
