@@ -203,7 +203,7 @@ class Checkpoints:
         for step in self._agreed_steps(repair):
             path, complaint = self._path(step), self._complaint(step)
             if all_agree(complaint is None):
-                manifest = store.read_json(path / "manifest.json")
+                manifest = store.patiently(store.read_json, path / "manifest.json")
                 if manifest["format"] > FORMAT:
                     raise UserError(
                         got=f"{path} in format {manifest['format']}",

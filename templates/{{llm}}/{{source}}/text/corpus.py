@@ -123,6 +123,8 @@ def _find(given: str, config: TextConfig) -> dict[Path, str]:
             why = f": {', '.join(map(str, sorted(own)[:3]))} is a run or prepared, not a corpus"
         elif os.path.isdir(path):
             why = " without files"
+        elif os.path.lexists(path):
+            why = ", which is no file" if os.path.exists(path) else ", a link to nothing"
         else:
             why = f", which {'no file matches' if glob.has_magic(given) else 'does not exist'}"
         raise UserError(
@@ -143,7 +145,7 @@ def _near(path: Path) -> str:
     folder = path if os.path.isdir(path) else path.parent
     while not os.path.isdir(folder):
         path, folder = folder, folder.parent
-    names = sorted(map(_name, os.listdir(folder)))
+    names = sorted(_name(n) for n in os.listdir(folder) if not n.startswith("."))
     near = difflib.get_close_matches(path.name, names, cutoff=0.4) or names[:3]
     return f"{folder} has {', '.join(near) or 'nothing'}"
 

@@ -116,19 +116,23 @@ def test_a_run_that_was_killed_before_its_first_save_begins_again(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("reader", "number"),
-    [("sha256", errno.EIO), ("read_json", errno.EMFILE), ("sha256", errno.ESTALE)],
+    ("reader", "number", "first"),  # the first read of a file that fails
+    [
+        ("sha256", errno.EIO, 1),
+        ("read_json", errno.EMFILE, 1),
+        ("read_json", errno.ESTALE, 3),  # of the manifest, whose content two looks did not need
+    ],
 )
 def test_what_cannot_be_read_for_a_moment_is_no_damage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str, number: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str, number: int, first: int
 ) -> None:
     go(config_of(tmp_path, 14))
     read, tries = getattr(store, reader), []
 
     def read_badly(path: Path) -> object:
-        if path.parent.name == "00000014" or "state" in path.parts:
+        if "00000014" in path.parts:
             tries.append(path)
-            if len(tries) < failures:
+            if first <= tries.count(path) < first + failures:  # of each file
                 raise OSError(number, "of the disk", str(path))
         return read(path)
 
@@ -138,7 +142,7 @@ def test_what_cannot_be_read_for_a_moment_is_no_damage(
     with pytest.raises(OSError, match="of the disk"):
         go(config_of(tmp_path, 16))
     tries.clear()
-    failures = 3
+    failures = 2
     assert go(config_of(tmp_path, 16)) == Exit.DONE
     assert not list(tmp_path.glob("checkpoints/*damaged*"))
 
@@ -162,7 +166,8 @@ def test_a_save_deletes_only_what_it_made(tmp_path: Path, caplog: pytest.LogCapt
     store.write(theirs, "x")
 
     def appears(cursor: int) -> dict:  # after the start has cleared what was not committed
-        store.write(theirs, "x")
+        if cursor == 0:
+            store.write(theirs, "x")
         return {}
 
     assert go(config_of(tmp_path, 14, keep_checkpoints=0), batch=appears) == Exit.DONE

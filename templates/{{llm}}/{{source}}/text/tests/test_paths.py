@@ -47,6 +47,8 @@ WRONG_PATHS = {
     "empty-folder": (["a/b.png"], "a", ["without files", "b.png"]),
     "no-user": ([], "~nobody-of-this-name/x.txt", ["does not exist"]),
     "long-name": ([], "x" * 5000, ["does not exist"]),
+    "no-file": ([], "/dev/zero", ["which is no file"]),
+    "hidden": ([".git", "corpus.txt"], "x://y/z", ["does not exist", "has corpus.txt"]),
 }
 
 
