@@ -197,14 +197,19 @@ def test_a_report_of_a_stopped_run_that_fails_is_a_warning(tmp_path, monkeypatch
 
 
 def test_plots_that_take_too_long_do_not_hold_up_a_stop(tmp_path, monkeypatch):
-    drawn = threading.Event()
-    monkeypatch.setattr(report, "write_report", lambda run_dir, traces: drawn.wait(60))
+    may_end, drawn = threading.Event(), threading.Event()
+
+    def draw(run_dir, traces):
+        may_end.wait(10)
+        drawn.set()
+
+    monkeypatch.setattr(report, "write_report", draw)
     monkeypatch.setattr(recorder_module, "DRAWING_S", 0.1)
     recorder = recorder_of(tmp_path)
     recorder.step(4, values_of(4))
     recorder.stopped(4, Exit.PREEMPTED)
     assert not drawn.is_set()
-    drawn.set()
+    may_end.set()
 
 
 def test_a_trace_is_announced_once_where_it_is(tmp_path, caplog):

@@ -71,7 +71,8 @@ def test_code_that_an_update_of_the_template_brought_is_listed(
     with caplog.at_level(logging.INFO):
         assert go(config_of(tmp_path, 9)) == Exit.DONE
     assert changes(tmp_path)[1]["to"].endswith(", template v1.1.0")
-    assert f"from here on, code of {FILES} is " in caplog.text
+    (said,) = [m for m in caplog.messages if m.startswith(f"from here on, code of {FILES} is ")]
+    assert "keeps" not in said, "no option brings code back"
     code["sources"] = OLD  # and of one's own again
     with pytest.raises(UserError, match="other code"):
         go(config_of(tmp_path, 12))

@@ -161,6 +161,26 @@ def test_a_file_that_no_list_names_is_damage(
     assert (tmp_path / "outputs" / "mine.txt").exists()
 
 
+def test_a_checkpoint_waits_for_the_records_of_its_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = store.append
+
+    def full(path: Path, line: str) -> None:
+        if path.name == "metrics.jsonl":
+            raise OSError(errno.ENOSPC, "no space", str(path))
+        append(path, line)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "append", full)
+        with pytest.raises(UserError, match=r"could not be saved: .*metrics\.jsonl"):
+            go(config_of(tmp_path, 7))
+    assert not list((tmp_path / "checkpoints").glob("*/files-0.json"))
+    assert go(config_of(tmp_path, 7)) == Exit.DONE
+    records = store.read_lines(tmp_path / "metrics.jsonl")
+    assert [record["step"] for record in records] == list(range(1, 8))
+
+
 def test_a_save_deletes_only_what_it_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     theirs = tmp_path / "checkpoints" / "00000007" / "theirs"
     store.write(theirs, "x")

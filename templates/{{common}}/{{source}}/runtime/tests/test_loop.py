@@ -42,6 +42,17 @@ def test_resume_equals_uninterrupted_and_any_mesh(tmp_path: Path) -> None:
     assert [r["step"] for r in parts] == list(range(1, 26))
 
 
+def test_no_process_leaves_before_the_report_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written_at: dict[str, bool] = {}
+    monkeypatch.setattr(
+        loop, "barrier", lambda name: written_at.update({name: (tmp_path / "report.html").exists()})
+    )
+    go(config_of(tmp_path, 3))
+    assert list(written_at.items())[-1] == ("finished", True)
+
+
 def test_finished_run_does_nothing(tmp_path: Path) -> None:
     go(config_of(tmp_path, 5))
     before = (tmp_path / "metrics.jsonl").read_bytes()
