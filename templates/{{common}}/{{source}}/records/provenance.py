@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import functools
 import hashlib
 import platform
 import re
@@ -57,11 +58,17 @@ def sources(package: Path = Path(__file__).parents[1]) -> dict[str, str]:
         known = name in found or name.partition("/")[0] in NO_NUMBERS or name.endswith(SETTINGS)
         if known or not (package / name).is_file():
             continue
-        tree = ast.parse((package / name).read_bytes())
-        found[name] = hashlib.sha256(repr(_plain(tree)).encode()).hexdigest()
-        for node in ast.walk(tree):
-            pending += _imported(name, node, package.name)
+        found[name], imported = _read(name, (package / name).read_bytes(), package.name)
+        pending += imported
     return dict(sorted(found.items()))
+
+
+@functools.cache  # a process may begin many runs, as tests do
+def _read(file: str, content: bytes, package: str) -> tuple[str, list[str]]:
+    """SHA-256 of a file's code, and the files of the package that it may import."""
+    tree = ast.parse(content)
+    imported = [path for node in ast.walk(tree) for path in _imported(file, node, package)]
+    return hashlib.sha256(repr(_plain(tree)).encode()).hexdigest(), imported
 
 
 def _imported(file: str, node: ast.AST, package: str) -> list[str]:
