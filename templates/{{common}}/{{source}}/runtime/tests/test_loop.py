@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ...errors import Exit
-from ...records import report
+from ...records import plots, report
 from ...records.store import read_lines
 from ...run_config import MeshConfig
 from .. import loop
@@ -60,7 +60,8 @@ def test_finished_run_does_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
-def test_run_leaves_every_promised_file(tmp_path: Path) -> None:
+def test_run_leaves_every_promised_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "plot_all", plots.plot_all)
     go(config_of(tmp_path, 14), evaluate=lambda state, beat: {"heldout_x": 2.0})
     records = read_lines(tmp_path / "metrics.jsonl")
     assert {"step", "log_density", "draws_per_s", "step_ms"} <= records[5].keys()
@@ -266,6 +267,7 @@ def test_a_stop_saves_first_then_draws_and_warns_of_nothing(
     stop = Exit.INTERRUPTED
     monkeypatch.setattr(loop.StopRequest, "decide", lambda _, step: stop if step == 3 else None)
     monkeypatch.setattr(report, "write_report", draw)
+    monkeypatch.setattr(report, "plot_all", plots.plot_all)
     assert go(config_of(tmp_path, 9)) == stop
     assert not (tmp_path / "warnings.log").exists()
     assert "Not finished: at step 3 of 9" in (tmp_path / "report.html").read_text()
