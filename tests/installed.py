@@ -18,6 +18,15 @@ TINY = f"""{ONE_LAYER} --eval-every-steps 0 --log-every-steps 1 --optim.warmup-s
 ONE_MESH = "not test_mesh_equals_one_device or mixed"
 
 
+def environment() -> dict[str, str]:
+    """That of a user, without what is this suite's own.
+
+    With bytecode, which a container may forbid: to compile the stack takes each start five seconds.
+    """
+    ours = ("VIRTUAL_ENV", "XLA_FLAGS", "PYTHONDONTWRITEBYTECODE")
+    return {name: value for name, value in os.environ.items() if name not in ours}
+
+
 def uv(
     project: Path, *arguments: str, code: int = 0, typed: str | None = None, **variables: str
 ) -> str:
@@ -25,11 +34,10 @@ def uv(
 
     typed: what it reads from its standard input; variables: of its environment.
     """
-    kept = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "XLA_FLAGS")}
     done = subprocess.run(
         [os.environ.get("UV", "uv"), *arguments],
         cwd=project,
-        env=kept | {"JAX_PLATFORMS": "cpu"} | variables,
+        env=environment() | {"JAX_PLATFORMS": "cpu"} | variables,
         input=typed,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

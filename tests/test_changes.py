@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from growing import commit_all, grow, template_repository
-from installed import ONE_MESH, losses_of, uv
+from installed import ONE_MESH, environment, losses_of, uv
 from updating import NEWER, PINNED, adopt, edit, release_next, update
 
 pytestmark = pytest.mark.slow
@@ -137,7 +137,7 @@ def test_only_the_golden_losses_notice_and_say_what_to_do(changed: Path) -> None
     done = subprocess.run(
         ["bash", "-c", command],
         cwd=changed,
-        env={k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"} | {"PATH": path},
+        env=environment() | {"PATH": path},
         capture_output=True,
         text=True,
     )
