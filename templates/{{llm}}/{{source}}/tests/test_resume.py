@@ -1,8 +1,6 @@
 """A language model's run, killed and resumed through the command line, bit for bit."""
 
 import json
-import os
-import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,8 +23,8 @@ CLOSE = 1e-3
 
 def command_line(tmp_path: Path, name: str, options: str) -> list[str]:
     corpus = tmp_path.parent / "corpus.jsonl"
-    if not corpus.exists():  # the source of this package
-        texts = [path.read_text() for path in sorted(Path(__file__).parents[1].rglob("*.py"))]
+    if not corpus.exists():  # an epoch is some 35 steps: a long run begins several
+        texts = ["".join(f"line {n} of {i}\n" for n in range(i + 8)) for i in range(40)]
         corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     paths = f"--data.paths {corpus} --data.prepared-dir {corpus.with_suffix('')}"
     return f"{TINY} {paths} --run-dir {tmp_path / name} {options}".split()
@@ -55,15 +53,14 @@ def test_three_kills_change_no_bit(tmp_path: Path) -> None:
     assert list(losses(run_dir)) == list(range(1, steps + 1))
 
 
-def test_eight_four_one_devices(tmp_path: Path) -> None:
+def test_eight_devices_then_one(tmp_path: Path) -> None:
     for devices, steps, mesh in (
-        (8, 8, "--mesh.fsdp 2 --mesh.tensor 2"),
-        (4, 16, "--mesh.fsdp 4 --mesh.tensor 1"),  # else that of the run's config.json
-        (1, 24, "--mesh.fsdp 1"),
+        (8, 6, "--mesh.fsdp 2 --mesh.tensor 2"),
+        (1, 12, "--mesh.fsdp 1 --mesh.tensor 1"),  # else that of the run's config.json
     ):
         child = start(tmp_path, "moved", f"--steps {steps} {mesh}", devices)
         assert child.code() == Exit.DONE, child.log.read_text()
-    assert start(tmp_path, "stayed", "--steps 24").code() == Exit.DONE
+    assert start(tmp_path, "stayed", "--steps 12").code() == Exit.DONE
     assert losses(tmp_path / "moved") == pytest.approx(losses(tmp_path / "stayed"), rel=CLOSE)
 
 
@@ -108,14 +105,3 @@ def test_another_model_tokenizer_or_batch_is_refused(tmp_path: Path) -> None:
         for word in ("got:", "expected:", "to do:", says):
             assert word in text, (options, text)
         assert "Traceback" not in text
-
-
-def test_sigterm_while_training(tmp_path: Path) -> None:
-    child = start(tmp_path, "run", "--steps 10000 --save-every-steps 0")
-    child.wait_for(lambda: len(losses(tmp_path / "run")) > 2)
-    os.kill(child.process.pid, signal.SIGTERM)
-    assert child.code() == Exit.PREEMPTED, child.log.read_text()
-    steps = max(losses(tmp_path / "run")) + 5
-    assert start(tmp_path, "run", f"--steps {steps}").code() == Exit.DONE
-    assert start(tmp_path, "calm", f"--steps {steps}").code() == Exit.DONE
-    assert losses(tmp_path / "run") == losses(tmp_path / "calm")
