@@ -16,7 +16,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import tyro
@@ -164,17 +164,17 @@ def find_base(rest: list[str], of_run: bool = True) -> tuple[Config, str, list[s
     if word is not None:
         return check_settings(PRESETS[word]()), f"preset {word}", rest
     if file is not None:
-        return read_config(Path(file), default), file, rest
+        return read_config(store.place(file), default), file, rest
     folder = _take_option(rest, "--run-dir")[0] if of_run else None
     if folder is None:
         return default, f"preset {first}", rest
-    begun = Path(folder) / "config.json"
+    begun = store.place(folder) / "config.json"
     if store.exists(begun):
         return read_config(begun, default), str(begun), rest
     return default, f"preset {first}; {folder} has not begun", rest
 
 
-def read_config(path: Path, default: Config) -> Config:
+def read_config(path: PurePath, default: Config) -> Config:
     """The settings of a `config.json`; where it has none, those of `default`."""
     try:
         found = store.read_json(path)

@@ -65,6 +65,8 @@ PLAIN = (bool, int, float, str, type(None))  # what JSON gives back as it was
 
 # Removed identity fields -> the value that the code without them implements.
 RETIRED: dict[str, Any] = {}
+# A folder in an object store; and what would be a local folder `hdfs:`.
+BUCKET, SCHEME = re.compile(r"(gs|s3)://[^/?#]+/[^/?#][^?#]*"), re.compile(r"\w+:/")
 # The variables by which a launcher describes the job to each of its processes.
 JOB_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
@@ -175,8 +177,8 @@ def _complaint(
         if typing.get_origin(of_type) is Literal:
             return f"one of {', '.join(map(str, typing.get_args(of_type)))}"
         return f"a value of type {of_type.__name__ if isinstance(of_type, type) else of_type}"
-    if is_folder and (not value or "://" in str(value)):  # it would be a local folder `gs:`
-        return "a folder of a file system that is mounted here"
+    if is_folder and not (BUCKET.fullmatch(value) or (value and not SCHEME.match(value))):
+        return "a folder of a mounted file system, gs://BUCKET/FOLDER or s3://BUCKET/FOLDER"
     if not bounds or isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if not math.isfinite(value):
@@ -242,7 +244,8 @@ def from_dict[T](default: T, flat: dict[str, Any], prefix: str = "") -> T:
 def absolute_paths(config: Any) -> dict[str, str]:
     """Dotted name -> absolute path of every setting that is a folder: its name ends with `_dir`."""
     flat = to_dict(config)
-    return {name: os.path.abspath(flat[name]) for name in flat if name.endswith("_dir")}
+    folders = {name: flat[name] for name in flat if name.endswith("_dir")}
+    return {n: f if BUCKET.fullmatch(f) else os.path.abspath(f) for n, f in folders.items()}
 
 
 def identity_of(config: Any) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from .data import exact_windows
 from .errors import UserError
 from .evaluate import make_score
 from .generate import decode_stream, make_generate
+from .records.mirror import Mirror
 from .records.summary import facts
 from .runtime.saved import find_saved, mesh_that_fits
 from .step import Learner, init_state, make_learner, token_logits
@@ -146,6 +147,9 @@ def open_run(run_dir: str | Path) -> Trained:
     The run folder is all that it needs. A run that was begun before release 0.4.0 has no tokenizer
     in it: the one of its prepared text is taken.
     """
+    run = Mirror(str(run_dir), reader=True)
+    for part in ("config.json", "inputs/"):
+        run.fetch(part)
     saved = find_saved(run_dir, Config())
     config, identity = saved.config, saved.manifest["identity"]
     config = replace(
@@ -154,7 +158,7 @@ def open_run(run_dir: str | Path) -> Trained:
         model=replace(config.model, attention="auto"),
         data=replace(config.data, packing=identity["data.packing"]),
     )
-    given, folder = config.data.prepared_dir, Path(run_dir)
+    given, folder = config.data.prepared_dir, run.local
     inputs = find_text(folder, given, "tokenizer_sha256", identity["tokenizer_sha256"])
     text = read_manifest(inputs)
     learner = make_learner(config, text.vocab_size, text.bos_id)
@@ -175,7 +179,12 @@ def find_text(
     the run or below the working folder, and where the training had it.
     """
     had = facts(run_dir / "config.json").get("paths_absolute", {}).get("data.prepared_dir", given)
-    places = [folder / given for folder in (*run_dir.absolute().parents, Path())]
+    copy = Mirror(given, reader=True)
+    if copy.is_remote and part == "corpus_sha256":
+        copy.fetch()
+    # A copy of what is in a bucket has an absolute path, and so is one place.
+    near = copy.local.absolute() if copy.is_remote else Path(given)
+    places = [folder / near for folder in (*run_dir.absolute().parents, Path())]
     places = [*([run_dir / "inputs"] if part == "tokenizer_sha256" else []), *places, Path(had)]
     found = []
     for place in filter(Path.is_dir, dict.fromkeys(places)):

@@ -14,6 +14,7 @@ from .contract import Beat, Section, State, Workload
 from .data import Rows
 from .evaluate import baselines, bits_per_byte, make_evaluate
 from .generate import make_artifacts
+from .records.mirror import Mirror
 from .runtime.distributed import barrier
 from .step import Learner, flops_per_token, init_state, make_learner, train_step
 from .text.prepare import left_out, prepare
@@ -36,6 +37,8 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
     if jax.process_index() == 0:
         prepare(data)
     barrier("prepared")
+    if jax.process_index() > 0:
+        Mirror(data.prepared_dir, process=jax.process_index()).fetch()
     manifest = read_manifest(data.prepared_dir)
     train, heldout = (open_split(data.prepared_dir, name) for name in ("train", "heldout"))
     learner = make_learner(config, manifest.vocab_size, manifest.bos_id)

@@ -1,10 +1,9 @@
 """`report`: plots and page of any run folder, finished, stopped or still running. No JAX."""
 
-from pathlib import Path
-
 from ..config import PRESETS
 from ..errors import Exit, UserError
 from ..records import store
+from ..records.mirror import Mirror
 
 
 def report(*, run_dir: str = "") -> int:
@@ -15,12 +14,16 @@ def report(*, run_dir: str = "") -> int:
     """
     from ..records.report import write_report  # matplotlib takes a second to import
 
-    folder = Path(run_dir or next(iter(PRESETS.values()))().run.run_dir)
-    if not any(store.exists(folder / name) for name in ("config.json", "metrics.jsonl")):
+    mirror = Mirror(run_dir or next(iter(PRESETS.values()))().run.run_dir, reader=True)
+    mirror.fetch()
+    folder = mirror.folder
+    if not any(store.exists(mirror.local / name) for name in ("config.json", "metrics.jsonl")):
         raise UserError(
             got=f"--run-dir {folder}, which has no config.json and no metrics.jsonl",
             expected="the folder of a run",
             do="give the --run-dir of a run that has begun",
         )
-    print(f"report: {write_report(folder)}")
+    page = write_report(mirror.local)
+    mirror.send()
+    print(f"report: {page}")
     return Exit.DONE

@@ -1,7 +1,8 @@
-"""All reads and writes in a run folder, so that an object store would change this module only.
+"""All reads and writes in a run folder, on a disk or, by objects.py, in a bucket.
 
 A file appears whole or not at all. Knows no file by name. Orbax writes the arrays of
-checkpoints itself, the trackers their logs and JAX's profiler its traces.
+checkpoints itself, the trackers their logs and JAX's profiler its traces. Functions that take a
+`PurePath` take objects too.
 """
 
 import contextlib
@@ -17,8 +18,10 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO
+
+from . import objects
 
 log = logging.getLogger(__name__)
 
@@ -27,13 +30,22 @@ RETRY_S = (0.5, 2.0, 5.0)  # between tries to read what could not be read
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # the file system has none
 
 
+def place(text: str) -> PurePath:
+    """The path of a folder or file that a setting names, on a disk or in a bucket."""
+    return objects.path_of(text) if objects.is_url(text) else Path(text)
+
+
 def write(
-    path: Path, content: bytes | str | Callable[[BinaryIO], object], *, sync: bool = True
+    path: PurePath, content: bytes | str | Callable[[BinaryIO], object], *, sync: bool = True
 ) -> None:
     """Put a file in place by a rename; `content` may be a function that fills an open file.
 
     `sync` waits until the content is on disk.
     """
+    if not isinstance(path, Path):
+        assert not callable(content)
+        objects.write(path, content.encode() if isinstance(content, str) else content)
+        return
     make_folder(path.parent)
     # A name of its own: two processes that write one file must not share a half of it.
     part = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PART}")
@@ -98,9 +110,19 @@ def _open_locked(path: Path, busy: Callable[[str], object]) -> BinaryIO:
         file.close()
 
 
-def read(path: Path) -> bytes:
+def create(path: PurePath, content: bytes) -> bool:
+    """Write a file unless there is one of its name; whether this call did."""
+    if not isinstance(path, Path):
+        return objects.create(path, content)
+    with contextlib.suppress(FileExistsError), path.open("xb") as file:
+        file.write(content)
+        return True
+    return False
+
+
+def read(path: PurePath) -> bytes:
     """The content of a file; OSError where it cannot be read."""
-    return path.read_bytes()
+    return path.read_bytes() if isinstance(path, Path) else objects.read(path)
 
 
 def reading(path: Path) -> BinaryIO:
@@ -108,8 +130,10 @@ def reading(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
-def exists(path: Path) -> bool:
+def exists(path: PurePath) -> bool:
     """Whether there is a file or folder of this name; OSError where that cannot be told."""
+    if not isinstance(path, Path):
+        return objects.exists(path)
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -117,12 +141,12 @@ def exists(path: Path) -> bool:
     return True
 
 
-def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
+def write_json(path: PurePath, value: Any, *, sync: bool = True) -> None:
     """One JSON document."""
     write(path, json.dumps(value, indent=1), sync=sync)
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: PurePath) -> Any:
     """What `write_json` wrote; OSError or ValueError where it cannot be read."""
     return json.loads(read(path))
 
@@ -165,8 +189,10 @@ def plain_name(text: str) -> str:
     return re.sub(r"[^\w.-]+", "_", text)
 
 
-def names(folder: Path) -> list[str]:
+def names(folder: PurePath) -> list[str]:
     """Names in a folder, sorted; none where there is no folder."""
+    if not isinstance(folder, Path):
+        return objects.names(folder)
     return sorted(os.listdir(folder)) if folder.is_dir() else []
 
 
@@ -175,7 +201,7 @@ def files(folder: Path) -> list[Path]:
     return sorted(f.relative_to(folder) for f in folder.rglob("*") if f.is_file())
 
 
-def patiently[T](read: Callable[[Path], T], path: Path) -> T:
+def patiently[P: PurePath, T](read: Callable[[P], T], path: P) -> T:
     """What `read` makes of a file, tried again for some seconds where reading fails.
 
     A file that is not there, or holds something else than it should, is not tried again.
@@ -191,8 +217,12 @@ def patiently[T](read: Callable[[Path], T], path: Path) -> T:
     return read(path)
 
 
-def make_new_folder(folder: Path) -> None:
+def make_new_folder(folder: PurePath) -> None:
     """Make a folder and those above it; FileExistsError where it is there."""
+    if not isinstance(folder, Path):
+        if objects.names(folder):
+            raise FileExistsError(errno.EEXIST, "there are objects", str(folder))
+        return
     make_folder(folder.parent)
     folder.mkdir()
 
@@ -200,6 +230,15 @@ def make_new_folder(folder: Path) -> None:
 def size_bytes(folder: Path) -> int:
     """The sizes of all files below a folder, added up."""
     return sum((folder / file).lstat().st_size for file in files(folder))
+
+
+def size_and_time(path: Path) -> tuple[int, int]:
+    """Bytes of a file and when it was last written, ns; zeros where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
 
 
 def make_folder(folder: Path) -> None:
@@ -210,9 +249,11 @@ def make_folder(folder: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, "no folder can be made", str(folder)) from error
 
 
-def remove(path: Path) -> None:
+def remove(path: PurePath) -> None:
     """Delete a file or a folder with all that is in it; nothing where there is none."""
-    if path.is_dir():
+    if not isinstance(path, Path):
+        objects.remove(path)
+    elif path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

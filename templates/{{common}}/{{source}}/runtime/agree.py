@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..records import store
-from .distributed import BARRIER_MS, POLL_S, unique
+from .distributed import BARRIER_MS, POLL_S, barrier, unique
 from .private import job
 
 SHARED, SHARED_S = ".shared-", 10.0  # a file of this name appears on all hosts within
@@ -100,6 +100,40 @@ def check_shared(folder: Path) -> None:
             expected="a folder that all processes share",
             do="take a --run-dir on a file system that every host mounts under the same path",
         )
+
+
+def check_same_bucket(url: str, copy: Path) -> bool:
+    """Refuse different folders; True where each process has a copy on a disk of its own.
+
+    UserError where some share one and some do not.
+    """
+    own = job()
+    if own.client is None:
+        return False
+    if len({*exchange(unique("bucket"), url).values()}) > 1:
+        raise UserError(
+            got=f"--run-dir {url}, and another one in another process",
+            expected="the same in all processes",
+            do="give every process the same --run-dir",
+        )
+    token = exchange(unique("copies"), secrets.token_hex(8))[0]
+    store.write(copy / f"{SHARED}{token}-{own.process_id}", b"", sync=False)
+    barrier("copies")
+    end_s = time.monotonic() + SHARED_S
+    while True:
+        seen = sum(name.startswith(f"{SHARED}{token}") for name in _listed(copy))
+        if seen == own.num_processes or time.monotonic() > end_s:
+            break
+        time.sleep(POLL_S)
+    counts = {int(text) for text in exchange(unique("seen"), str(seen)).values()}
+    store.remove(copy / f"{SHARED}{token}-{own.process_id}")
+    if url.startswith("s3:") and counts not in ({own.num_processes}, {1}):
+        raise UserError(
+            got=f"{own.num_processes} processes, of which some share the folder {copy.absolute()}",
+            expected="one process on each host, or all on one: s3:// is written from local copies",
+            do="start one process a host, or take a --run-dir on gs:// or on a shared disk",
+        )
+    return counts == {1}
 
 
 def _listed(folder: Path) -> list[str]:

@@ -12,14 +12,13 @@ before a restore.
 
 import contextlib
 import logging
-import math
 import shutil
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import jax
@@ -34,7 +33,7 @@ from ..run_config import RunConfig
 from .agree import PeerFailed, agreed_failure, wait_unless_failed
 from .changes import check_identity, check_tree, describe_tree, other_settings
 from .distributed import all_agree, barrier, unique
-from .private import writer_of
+from .shelf import DAMAGED, Shelf
 
 log = logging.getLogger(__name__)
 FORMAT = 1  # of such a folder; a newer one is refused
@@ -45,21 +44,22 @@ CANDIDATES = 16  # how many of the newest checkpoints a restore looks at
 class _Saving:
     """A save in progress."""
 
-    path: Path
-    name: str  # that all processes give it
+    name: str
+    key: str  # that all processes give it
     manifest: dict[str, Any]
     made: bool  # its folder is new; a failure deletes it
     rotate: bool
 
 
 class Checkpoints:
-    """The checkpoint folder of one run; at most one save runs at a time."""
+    """The checkpoints of one run; at most one save runs at a time."""
 
     def __init__(
-        self, folder: Path, keep: int, timeout_s: float = RunConfig.save_timeout_s
+        self, shelf: Shelf, keep: int, timeout_s: float = RunConfig.save_timeout_s
     ) -> None:
-        self._folder, self._keep, self._timeout_s = folder.absolute(), keep, timeout_s
-        self._newest = self._folder.with_suffix(".json")
+        self._shelf, self._keep, self._timeout_s = shelf, keep, timeout_s
+        self._folder = shelf.folder
+        self._newest = self._folder.with_name(f"{self._folder.name}.json")
         self._thread: threading.Thread | None = None
         self._error: str | None = None
 
@@ -78,7 +78,7 @@ class Checkpoints:
         before the checkpoint counts. With `rotate`, older checkpoints are deleted then.
         """
         self.wait()
-        path = self._path(step)
+        name = f"{step:08d}"
         manifest = about | {
             "format": FORMAT,
             "step": step,
@@ -90,19 +90,19 @@ class Checkpoints:
         failure: Exception | None = None
         try:
             if jax.process_index() == 0:
-                store.make_new_folder(path)
+                self._shelf.make(name)
+            self._shelf.clear_copy(name)
         except OSError as error:  # what is there is not of this save, and stays
             failure = error
         if made := all_agree(failure is None):
             try:
-                limit = ocp.options.AsyncOptions(timeout_secs=math.ceil(self._timeout_s))
-                with ocp.Context(async_options=limit):
-                    result = ocp.save_async(path / "state", state).result
+                with self._shelf.context(self._timeout_s):
+                    result = ocp.save_async(self._shelf.arrays / name / "state", state).result
             except Exception as error:
                 failure = error
         if not made or failure is not None:  # the other processes have to know of it
             result = partial(_fail, failure or PeerFailed("process 0 has no folder for it"))
-        saving = _Saving(path, unique(f"save {path.name}"), manifest, made, rotate)
+        saving = _Saving(name, unique(f"save {name}"), manifest, made, rotate)
         self._thread = threading.Thread(
             target=self._commit, args=(saving, result, durable), name="checkpoint"
         )
@@ -118,21 +118,28 @@ class Checkpoints:
     def _commit(
         self, saving: _Saving, result: Callable[[], Any], durable: Callable[[], None]
     ) -> None:
-        path, process = saving.path, jax.process_index()
+        name, process = saving.name, jax.process_index()
         failure: Exception | None = None
         try:
-            wait_unless_failed(result, saving.name)
+            wait_unless_failed(result, saving.key)
             durable()
             if process == 0:
-                store.write_json(path / "manifest.json", saving.manifest)
-            own = [file for file in _files(path) if writer_of(file) == process]
-            hashes = {str(file): store.sha256(path / file) for file in own}
-            store.write_json(path / f"files-{process}.json", hashes)
+                store.write_json(self._shelf.arrays / name / "manifest.json", saving.manifest)
+            if not self._shelf.own_disks:
+                self._hash(name, self._shelf.names_written(name))
         except Exception as error:
             failure = error
         # A write may fail in one process alone; the save counts when it has in none.
-        if (failure := agreed_failure(saving.name, failure)) is not None:
-            self._report(path, failure, made=saving.made and process == 0)
+        failure = agreed_failure(saving.key, failure)
+        if failure is None and self._shelf.own_disks:
+            written = self._shelf.names_written(name)  # the processes wait for each other here
+            try:
+                self._hash(name, written)
+            except Exception as error:
+                failure = error
+            failure = agreed_failure(f"{saving.key} uploaded", failure)
+        if failure is not None:
+            self._report(name, failure, made=saving.made and process == 0)
             return
         self._error = None
         if process == 0:
@@ -142,23 +149,29 @@ class Checkpoints:
             if saving.rotate:
                 self._delete_old()
 
-    def _report(self, path: Path, error: Exception, *, made: bool) -> None:
+    def _hash(self, name: str, written: list[str]) -> None:
+        hashes = self._shelf.hash(name, written)
+        store.write_json(self._folder / name / f"files-{jax.process_index()}.json", hashes)
+
+    def _report(self, name: str, error: Exception, *, made: bool) -> None:
         """Note and log why a save failed, and delete what it `made`. Raises nothing."""
         # The run continues: earlier checkpoints are untouched, and the next save may find space.
         self._error = (str(error).strip() or repr(error)).splitlines()[0][:300]
         free = ""
         with contextlib.suppress(OSError):
             if made:
-                store.remove(path)
-            free = f"; {shutil.disk_usage(self._folder.parent).free / 1e9:.1f} GB are free there"
+                self._shelf.discard(name)
+            if isinstance(self._folder, Path):
+                free_bytes = shutil.disk_usage(self._folder.parent).free
+                free = f"; {free_bytes / 1e9:.1f} GB are free there"
         saved = "checkpoint %s was NOT saved: %s%s; earlier ones are untouched"
-        log.warning(saved, path.name, self._error, free)
+        log.warning(saved, name, self._error, free)
 
     def _delete_old(self) -> None:
         committed = [step for step in self._steps() if self._committed(step)]
         if self._keep:
             for step in committed[: -self._keep]:
-                store.remove(self._path(step))
+                self._shelf.discard(f"{step:08d}")
 
     def restore(
         self, abstract: State, about: dict[str, Any], defaults: dict[str, Any]
@@ -180,7 +193,7 @@ class Checkpoints:
 
         To begin anew would delete the records and outputs that are left of it.
         """
-        aside = [name for name in store.names(self._folder) if ".damaged-" in name]
+        aside = [name for name in store.names(self._folder) if DAMAGED in name]
         step = store.read_json(self._newest)["step"] if store.exists(self._newest) else None
         ended = store.exists(self._folder.with_name("summary.json"))
         if step is None and not aside and not ended:
@@ -194,7 +207,7 @@ class Checkpoints:
             "its records and outputs",
         )
 
-    def newest(self, *, repair: bool = True) -> tuple[Path, dict[str, Any]] | None:
+    def newest(self, *, repair: bool = True) -> tuple[PurePath, dict[str, Any]] | None:
         """Folder and manifest of the newest sound checkpoint, if there is one.
 
         `repair` renames damaged ones and deletes incomplete ones. A command that only reads must
@@ -210,7 +223,7 @@ class Checkpoints:
                         expected=f"format {FORMAT} or older",
                         do="use the project's newer code that wrote it, or take another --run-dir",
                     )
-                return path, manifest
+                return self._shelf.arrays / path.name, manifest
             complaint = complaint or "another process found it damaged"
             if repair:
                 self._set_aside(path, complaint)
@@ -224,7 +237,7 @@ class Checkpoints:
         if repair and jax.process_index() == 0:
             for step in steps:
                 if not self._committed(step):
-                    store.remove(self._path(step))
+                    self._shelf.discard(f"{step:08d}")
         newest = [step for step in reversed(steps) if self._committed(step)][:CANDIDATES]
         if jax.process_count() > 1:
             padded = np.array(newest + [-1] * (CANDIDATES - len(newest)))
@@ -244,33 +257,26 @@ class Checkpoints:
             return f"{name} is no JSON: {error}"
         except FileNotFoundError:  # deleted by the run meanwhile
             return f"{name} is missing"
-        # Hidden ones are of the file system or of a file manager; Orbax reads none.
-        listed = [file for file in _files(path) if not file.name.startswith(".")]
-        if strange := [str(file) for file in listed if str(file) not in expected]:
+        if strange := [file for file in self._shelf.listed(path.name) if file not in expected]:
             return f"{strange[0]} is in no list of its files"
-        for name in sorted(expected)[jax.process_index() :: jax.process_count()]:
-            try:
-                got = store.patiently(store.sha256, path / name)
-            except FileNotFoundError:
-                return f"{name} is missing, expected SHA-256 {expected[name]}"
-            if got != expected[name]:
-                return f"{name} has SHA-256 {got}, expected {expected[name]}"
-        return None
+        return self._shelf.complaint(path.name, expected)
 
-    def _set_aside(self, path: Path, complaint: str) -> None:
+    def _set_aside(self, path: PurePath, complaint: str) -> None:
         barrier(f"set aside {path.name}")
         if jax.process_index() == 0:
-            aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
-            store.rename(path, aside)
+            aside = self._shelf.set_aside(path.name, complaint, time.time_ns())
             log.warning(
-                "checkpoint %s is damaged (%s): set aside as %s", path.name, complaint, aside
+                "checkpoint %s is damaged (%s): set aside as %s", path, complaint, aside
             )
         barrier(f"set {path.name} aside")
 
     def _steps(self) -> list[int]:
-        return sorted(int(name) for name in store.names(self._folder) if name.isdigit())
+        names = store.names(self._folder)
+        mark = f"{DAMAGED}.json"  # of a bucket, where nothing is renamed
+        marked = {name.removesuffix(mark) for name in names if name.endswith(mark)}
+        return sorted(int(name) for name in {*names} - marked if name.isdigit())
 
-    def _path(self, step: int) -> Path:
+    def _path(self, step: int) -> PurePath:
         return self._folder / f"{step:08d}"
 
     def _committed(self, step: int) -> bool:
@@ -282,7 +288,7 @@ class Checkpoints:
         return all(store.exists(path / f"files-{i}.json") for i in range(processes))
 
 
-def load(path: Path, abstract: Any) -> Any:
+def load(path: PurePath, abstract: Any) -> Any:
     """The arrays of a checkpoint that `abstract` names, with its shardings; verifies nothing."""
     context = ocp.Context()
     context.pytree.loading.partial_load = True
@@ -292,8 +298,3 @@ def load(path: Path, abstract: Any) -> Any:
 
 def _fail(error: Exception) -> None:
     raise error
-
-
-def _files(path: Path) -> list[Path]:
-    state = [Path("state") / file for file in store.files(path / "state")]
-    return [Path("manifest.json"), *state]

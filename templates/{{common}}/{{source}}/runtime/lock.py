@@ -8,6 +8,7 @@ within seconds, when it finds the other's number.
 
 import contextlib
 import itertools
+import json
 import logging
 import os
 import secrets
@@ -16,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from ..errors import Exit, UserError
@@ -29,27 +30,38 @@ WATCH_S = 4 * COUNT_S  # for which a newcomer on another machine watches them
 
 
 @contextlib.contextmanager
-def only_run_in(run_dir: Path) -> Iterator[None]:
-    """Hold the folder until the block ends; UserError where another process drives a run there."""
+def only_run_in(run_dir: Path, shared: PurePath | None = None) -> Iterator[None]:
+    """Hold the folder until the block ends; UserError where another process drives a run there.
+
+    `shared`: the folder in a bucket that `run_dir` is the copy of.
+    """
+    shared = shared or run_dir
 
     def refuse(holder: str) -> None:
         raise UserError(
-            got=f"{run_dir}, where {holder} drives a run",
+            got=f"{shared}, where {holder} drives a run",
             expected="one run at a time in a folder",
             do="wait until it has ended, or take another --run-dir",
         )
 
     with store.locked(run_dir / "lock", refuse):
-        count_file, machine = run_dir / "lock.json", _machine()
+        count_file, machine = shared / "lock.json", _machine()
+        if shared != run_dir:  # the kernel knows of those alone that have the same copy
+            machine += f" {run_dir.absolute()}"
         last = _last_count(count_file)
         if last is not None and last["machine"] != machine:
-            log.info("%s was held on another machine: watching it for %.0f s", run_dir, WATCH_S)
+            log.info("%s was held from elsewhere: watching it for %.0f s", shared, WATCH_S)
             time.sleep(WATCH_S)
             if _last_count(count_file) != last:
                 refuse(last["holder"])
         stop = threading.Event()
         about = {"machine": machine, "holder": f"process {os.getpid()} on {socket.gethostname()}"}
         about |= {"token": secrets.token_hex(8)}
+        if last is not None:
+            store.remove(count_file)  # of a process that is gone
+        # On a disk, one that was killed while it wrote leaves a file that says nothing.
+        if shared != run_dir and not store.create(count_file, json.dumps(about).encode()):
+            refuse("another process")
         for name in store.names(run_dir):
             if name.endswith(store.PART):  # of a process that was killed
                 store.remove(run_dir / name)
@@ -63,7 +75,7 @@ def only_run_in(run_dir: Path) -> Iterator[None]:
             for number in itertools.count():
                 # Two that began at once, on machines without common locks, meet here.
                 if written and not is_ours():
-                    reason = f"another process has taken {run_dir}"
+                    reason = f"another process has taken {shared}"
                     print(f"\n{reason}", file=sys.stderr)
                     end_together(Exit.USER, reason)
                 # A disk that is full, or away for a moment, is reported by those who need it.
@@ -84,7 +96,7 @@ def only_run_in(run_dir: Path) -> Iterator[None]:
                 store.remove(count_file)
 
 
-def _last_count(path: Path) -> dict[str, Any] | None:
+def _last_count(path: PurePath) -> dict[str, Any] | None:
     with contextlib.suppress(OSError, ValueError):
         return dict(store.read_json(path))
     return None

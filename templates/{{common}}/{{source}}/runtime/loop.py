@@ -6,7 +6,7 @@ a flag that all processes agree on; never from a clock, a signal or a disk error
 
 import logging
 import time
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from jax.sharding import Mesh
 from ..contract import Metrics, Outputs, State, Workload
 from ..errors import Exit, UserError
 from ..records import provenance, store, telemetry
+from ..records.mirror import Mirror
 from ..records.recorder import Recorder, reported
 from ..run_config import RunConfig, absolute_paths, identity_of, to_dict, tunables_of
-from .agree import check_shared
+from .agree import check_same_bucket, check_shared
 from .changes import in_words, list_changes
 from .checkpoint import Checkpoints
 from .compiled import abstract_state, count_parameters, describe_state, initialise, jit_step
@@ -27,6 +28,7 @@ from .guards import CompileCount, FiniteCheck, OneCompilation, debugging_as_aske
 from .lock import only_run_in
 from .prefetch import Prefetch
 from .sharding import describe_shards
+from .shelf import shelf_of
 from .sink import NpzFiles
 
 log = logging.getLogger(__name__)
@@ -34,17 +36,27 @@ log = logging.getLogger(__name__)
 
 def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     """Run to `config.run.steps` or `workload.done`, from the newest sound checkpoint on."""
-    alone = only_run_in(Path(config.run.run_dir)) if jax.process_index() == 0 else nullcontext()
+    mirror = Mirror(config.run.run_dir, process=jax.process_index())
+    is_primary = jax.process_index() == 0
+    alone = only_run_in(mirror.local, mirror.folder) if is_primary else nullcontext()
     with alone:
-        code = _run(workload, config, mesh)
+        try:
+            code = _run(workload, config, mesh, mirror)
+            if is_primary:
+                mirror.send()
+        except BaseException:  # what is known of the run is of use
+            if is_primary:
+                with suppress(Exception):
+                    mirror.send()
+            raise
         # Process 0 alone writes the report: one that leaves the job first would end it.
         barrier("finished")
         return code
 
 
-def _run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
+def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
     run_config: RunConfig = config.run
-    run_dir = Path(run_config.run_dir)
+    run_dir = mirror.local
     clock, compilations = telemetry.Clock(), CompileCount()
     about: dict[str, Any] = {
         "identity": identity_of(config) | workload.identity,
@@ -57,9 +69,15 @@ def _run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     clock.about = {"command": provenance.command_line(), "provenance": about["provenance"]}
 
     # ---- the state, and what stands beside it in the run folder ----
-    check_shared(run_dir)
+    own_disks = check_same_bucket(run_config.run_dir, run_dir) if mirror.is_remote else False
+    if not mirror.is_remote:
+        check_shared(run_dir)
+    mirror.fetch()
+    barrier("fetched")
     checkpoints = Checkpoints(
-        run_dir / "checkpoints", run_config.keep_checkpoints, run_config.save_timeout_s
+        shelf_of(run_config.run_dir, own_disks=own_disks),
+        run_config.keep_checkpoints,
+        run_config.save_timeout_s,
     )
     state, manifest, shardings = _first_state(workload, config, mesh, about, checkpoints, clock)
     first, cursor = int(state["step"]), manifest.get("cursor", 0)
@@ -103,6 +121,7 @@ def _run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
             log.info("begun with: %s", about["command"])
         for change in changes:
             log.info("%s", in_words(change, about["tunable"]))
+        mirror.send()  # the other processes have written nothing yet that it could delete
     barrier("outputs cut")
 
     # ---- the step, compiled once ----
@@ -121,6 +140,7 @@ def _run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     def durable() -> None:
         sink.durable()
         recorder.durable()
+        mirror.send("" if jax.process_index() == 0 else "outputs/")
 
     def log_pending(pending: tuple[int, Metrics, Outputs] | None) -> None:
         if pending is not None:
@@ -235,6 +255,8 @@ def _run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
             recorder.stopped(step, code)
             return code
         clock.enter("evaluate")
+        if jax.process_count() > 1 and jax.process_index() == 0:
+            mirror.fetch("outputs/")  # of the other processes
         summary, sections = workload.finish(state, watch.beat) if workload.finish else ({}, {})
         recorder.finish(step, summary, sections)
     return Exit.DONE

@@ -2,7 +2,7 @@
 
 import logging
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from .changes import changed_files, check_tree
 from .checkpoint import Checkpoints, load
 from .compiled import with_shardings
 from .sharding import make_mesh, named
+from .shelf import shelf_of
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 class Saved[C]:
     """The newest sound checkpoint of a run."""
 
-    path: Path
+    path: PurePath
     manifest: dict[str, Any]
     config: C
 
@@ -44,13 +45,13 @@ class Saved[C]:
         return load(self.path, with_shardings(bare, named(specs, mesh)))
 
 
-def find_saved[C](run_dir: str | Path, default: C) -> Saved[C]:
+def find_saved[C](run_dir: str | PurePath, default: C) -> Saved[C]:
     """The newest sound checkpoint, verified as a restore would, with its configuration.
 
     `default` fills in fields that are younger than the checkpoint. Damaged checkpoints are passed
     over and left as they are, since the run may go on.
     """
-    found = Checkpoints(Path(run_dir) / "checkpoints", keep=0).newest(repair=False)
+    found = Checkpoints(shelf_of(str(run_dir), reader=True), keep=0).newest(repair=False)
     if found is None:
         raise UserError(
             got=f"{run_dir}, without a checkpoint",

@@ -20,6 +20,7 @@ from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
 from ..errors import UserError
 from ..records import store
+from ..records.mirror import Mirror, local
 from .corpus import Document, SplitName, find_files, is_chosen
 from .settings import TextConfig
 from .shards import LOCK, Manifest, Shard, open_tokenizer, read_manifest
@@ -42,7 +43,10 @@ def prepare(config: TextConfig, *, show: bool = True) -> Manifest:
     UserError when the folder holds another preparation, a split would be empty, or more documents
     than `max_unusable_fraction` cannot be used.
     """
-    folder, (request, missing) = Path(config.prepared_dir), _request(config)
+    copy, (request, missing) = Mirror(config.prepared_dir), _request(config)
+    folder = copy.local
+    if store.exists(copy.folder / "manifest.json"):  # else a preparation may go on in the copy
+        copy.fetch()
     found = _find_prepared(folder, request, missing)
     if found and found.complete:  # needs no lock: the folder may be one that can only be read
         return found
@@ -65,13 +69,15 @@ def prepare(config: TextConfig, *, show: bool = True) -> Manifest:
         for name in store.names(folder):
             if name.endswith(store.PART):  # of a process that was killed: it would hold the lock
                 store.remove(folder / name)
-        return _prepare(config, request, found, show)
+        prepared = _prepare(config, request, found, show)
+        copy.send(last="manifest.json")
+        return prepared
 
 
 def _prepare(
     config: TextConfig, request: dict[str, Any], manifest: Manifest | None, show: bool
 ) -> Manifest:
-    folder = Path(config.prepared_dir)
+    folder = local(config.prepared_dir)
     corpus_bytes = sum(path.stat().st_size for path in find_files(config))
     columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, disable=not show) as progress:
@@ -160,7 +166,7 @@ def _request(config: TextConfig) -> tuple[dict[str, Any], UserError | None]:
 def _make_tokenizer(config: TextConfig, share: float, begin: Callable[[str], Advance]) -> Tokenizer:
     if config.tokenizer == "byte":
         return ByteTokenizer()
-    path = Path(config.prepared_dir) / "tokenizer.json"
+    path = local(config.prepared_dir) / "tokenizer.json"
     if config.tokenizer == "bpe":
         texts = _bpe_texts(config, share, begin("train BPE"))
         store.write(path, train_bpe(texts, config.vocab_size))
@@ -184,7 +190,7 @@ def _bpe_texts(config: TextConfig, share: float, advance: Advance) -> Iterator[s
 def _write_shards(
     config: TextConfig, manifest: Manifest, tokenizer: Tokenizer, advance: Advance
 ) -> Manifest:
-    folder, corpus = Path(config.prepared_dir), hashlib.sha256()
+    folder, corpus = local(config.prepared_dir), hashlib.sha256()
     done = {shard.source_sha256: shard for shard in manifest.shards}
     shards: list[Shard] = []
     skipped: LeftOut = {}

@@ -19,6 +19,7 @@ from jaxtyping import Int
 
 from ..errors import UserError
 from ..records import store
+from ..records.mirror import local
 from .corpus import SplitName
 from .tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer
 
@@ -100,7 +101,7 @@ class Split:
 
 def read_manifest(folder: str | Path) -> Manifest:
     """The manifest of a prepared folder, complete or not."""
-    path = Path(folder) / "manifest.json"
+    path = local(str(folder)) / "manifest.json"
     try:
         plain = store.read_json(path)
         if plain["format"] != FORMAT:
@@ -116,7 +117,7 @@ def read_manifest(folder: str | Path) -> Manifest:
 
 def open_split(folder: str | Path, split: SplitName) -> Split:
     """Memory-map a split, once the SHA-256 of each file is that of the manifest."""
-    folder, manifest = Path(folder), read_manifest(folder)
+    folder, manifest = local(str(folder)), read_manifest(folder)
     if not manifest.complete:
         raise UserError(
             got=f"{folder}, where `prepare` was stopped after {len(manifest.shards)} shards",
@@ -142,7 +143,7 @@ def open_split(folder: str | Path, split: SplitName) -> Split:
 
 def open_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer that made the shards."""
-    sha256, path = read_manifest(folder).tokenizer_sha256, Path(folder) / "tokenizer.json"
+    sha256, path = read_manifest(folder).tokenizer_sha256, local(str(folder)) / "tokenizer.json"
     if sha256 == ByteTokenizer.sha256:
         return ByteTokenizer()
     _check(path, sha256)
@@ -153,7 +154,7 @@ def tokenizer_files(folder: str | Path) -> dict[str, bytes]:
     """Name -> content of what `open_tokenizer` reads: a prepared folder without its shards."""
     manifest = replace(read_manifest(folder), complete=False, shards=())
     files = {"manifest.json": json.dumps(asdict(manifest), indent=1).encode()}
-    if store.exists(path := Path(folder) / "tokenizer.json"):
+    if store.exists(path := local(str(folder)) / "tokenizer.json"):
         files[path.name] = store.read(path)
     return files
 

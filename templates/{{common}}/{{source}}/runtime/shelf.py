@@ -1,0 +1,189 @@
+"""Where checkpoints are kept: on a disk, in a bucket that Orbax writes to, or in one by a copy.
+
+Orbax knows `gs://` and no `s3://`: there it writes to a local folder, whose files are uploaded. The
+copy stays, so that a restore downloads only what is not there. Decides nothing about checkpoints.
+"""
+
+import json
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from ..records import mirror, objects, store
+from .agree import exchange
+from .distributed import unique
+from .private import writer_of
+
+DAMAGED = ".damaged"  # in the name of a checkpoint that was set aside, or of the object that says so
+THREADS = 8
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """The checkpoints of a run; `name` is that of one, such as 00000200."""
+
+    folder: PurePath
+    """Where they count."""
+    arrays: PurePath
+    """Where Orbax reads and writes them: the same, or the local copy."""
+    own_disks: bool = False
+    """Each process has a copy of its own, so that what it writes no other one sees."""
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether Orbax works on a local copy."""
+        return self.arrays != self.folder
+
+    def context(self, timeout_s: float) -> ocp.Context:
+        """Orbax's options of a save."""
+        limit = math.ceil(timeout_s)
+        if not self.own_disks:
+            return ocp.Context(async_options=ocp.options.AsyncOptions(timeout_secs=limit))
+        # One file a chunk, so that the files of all processes together are the checkpoint. Made at
+        # once, because Orbax begins to write in a folder that it still has to make otherwise.
+        saving = ocp.options.ArrayOptions.Saving(use_ocdbt=False, use_replica_parallel=False)
+        return ocp.Context(
+            async_options=ocp.options.AsyncOptions(
+                timeout_secs=limit, create_directories_asynchronously=False
+            ),
+            array_options=ocp.options.ArrayOptions(saving=saving),
+            multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=None),
+        )
+
+    def make(self, name: str) -> None:
+        """Make room for a new one; FileExistsError where there is one. Process 0 calls it."""
+        mark = self.folder / f"{name}{DAMAGED}.json"
+        if self.is_remote and store.exists(mark):
+            store.remove(self.folder / name)
+            store.remove(mark)
+        store.make_new_folder(self.folder / name)
+
+    def clear_copy(self, name: str) -> None:
+        """Delete what a killed save left in the copy."""
+        if self.is_copied and (self.own_disks or jax.process_index() == 0):
+            store.remove(self.arrays / name)
+
+    @property
+    def is_remote(self) -> bool:
+        return not isinstance(self.folder, Path)
+
+    def names_written(self, name: str) -> list[str]:
+        """What this process has to hash and upload. With disks of their own, call it in all."""
+        process = jax.process_index()
+        if self.own_disks:
+            here = self._files(name)
+            held = exchange(unique(f"files {name}"), json.dumps(here))
+            before = {file for index in range(process) for file in json.loads(held[index])}
+            return [file for file in here if file not in before]
+        return [file for file in self._files(name) if writer_of(Path(file)) == process]
+
+    def hash(self, name: str, files: list[str]) -> dict[str, str]:
+        """File -> hash of those that this process wrote, which are in `folder` afterwards."""
+        if self.is_remote and not self.is_copied:
+            there = objects.found(self.folder / name)
+            return {file: there[file] for file in files}
+        hashes = {file: store.sha256(self._here(name, file)) for file in files}
+        if self.is_copied:
+            with ThreadPoolExecutor(THREADS) as pool:
+                list(pool.map(lambda file: self._upload(name, file), files))
+        return hashes
+
+    def listed(self, name: str) -> list[str]:
+        """Every file that is there, but the lists of hashes and hidden ones."""
+        if not isinstance(self.folder, Path):
+            files = [Path(file) for file in objects.found(self.folder / name)]
+        else:
+            files = store.files(self.folder / name)
+        # Hidden ones are of the file system or of a file manager; Orbax reads none.
+        return [str(f) for f in files if _is_content(f) and not f.name.startswith(".")]
+
+    def complaint(self, name: str, expected: dict[str, str]) -> str | None:
+        """How files differ from their hashes, or None; each process looks at its share.
+
+        OSError where that cannot be told, which is no damage.
+        """
+        index, count = (0, 1) if self.own_disks else (jax.process_index(), jax.process_count())
+        share = sorted(expected)[index::count]
+        kind = "SHA-256"
+        if self.is_copied:
+            with ThreadPoolExecutor(THREADS) as pool:
+                found = pool.map(lambda file: self._brought(name, file, expected[file]), share)
+                got = dict(zip(share, found, strict=True))
+        elif self.is_remote:
+            kind, there = "digest", objects.found(self.folder / name)
+            got = {file: there.get(file) for file in share}
+        else:
+            got = {file: self._sha256(name, file) for file in share}
+        for file in share:
+            if got[file] is None:
+                return f"{file} is missing, expected {kind} {expected[file]}"
+            if got[file] != expected[file]:
+                return f"{file} has {kind} {got[file]}, expected {expected[file]}"
+        return None
+
+    def discard(self, name: str) -> None:
+        """Delete one. A kill leaves none that looks committed."""
+        if self.is_remote:
+            store.remove(self.folder / name / "files-0.json")
+        store.remove(self.folder / name)
+        if self.is_copied:
+            store.remove(self.arrays / name)
+
+    def set_aside(self, name: str, complaint: str, number: int) -> str:
+        """Keep a damaged one, but not as a checkpoint; the name of it, or of its mark."""
+        aside = f"{name}{DAMAGED}-{number}"
+        if isinstance(self.folder, Path):
+            store.rename(self.folder / name, self.folder / aside)
+            return aside
+        aside = f"{name}{DAMAGED}.json"
+        store.write_json(self.folder / aside, {"complaint": complaint})
+        return aside
+
+    def _files(self, name: str) -> list[str]:
+        """Every file that Orbax or process 0 wrote here."""
+        if not isinstance(self.arrays, Path):
+            return [f for f in objects.found(self.arrays / name) if _is_content(Path(f))]
+        return [str(f) for f in store.files(self.arrays / name) if _is_content(f)]
+
+    def _here(self, name: str, file: str) -> Path:
+        return Path(self.arrays / name / file)
+
+    def _sha256(self, name: str, file: str) -> str | None:
+        try:
+            return store.patiently(store.sha256, self._here(name, file))
+        except FileNotFoundError:
+            return None
+
+    def _upload(self, name: str, file: str) -> None:
+        objects.upload(self._here(name, file), self.folder / name / file)
+
+    def _brought(self, name: str, file: str, expected: str) -> str | None:
+        """The hash of a file of the copy, which is downloaded where it is not the expected one."""
+        if (got := self._sha256(name, file)) == expected:
+            return got
+        try:
+            store.write(
+                self._here(name, file),
+                lambda part: objects.download(self.folder / name / file, part.name),
+            )
+        except FileNotFoundError:
+            return None
+        return self._sha256(name, file)
+
+
+def shelf_of(run_dir: str, *, reader: bool = False, own_disks: bool = False) -> Shelf:
+    """That of a run folder, by its setting."""
+    folder = store.place(run_dir) / "checkpoints"
+    if isinstance(folder, Path):
+        folder = folder.absolute()
+    is_s3 = str(folder).startswith("s3:")
+    arrays = mirror.local(run_dir, reader).absolute() / "checkpoints" if is_s3 else folder
+    return Shelf(folder, arrays, own_disks and is_s3)
+
+
+def _is_content(file: Path) -> bool:
+    return not (file.name.startswith("files-") and len(file.parts) == 1)
