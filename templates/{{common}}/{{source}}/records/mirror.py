@@ -62,7 +62,8 @@ class Mirror:
             for name in [n for n in known if n.startswith(under) and n not in names]:
                 store.remove(self.folder / name)
                 del known[name]
-            changed = [n for n in names if n not in known or known[n] != self._facts(n, known[n][0])]
+            was = {name: known.get(name, [None])[0] for name in names}
+            changed = [name for name in names if known.get(name) != self._facts(name, was[name])]
             with ThreadPoolExecutor(THREADS) as pool:
                 sent = dict(pool.map(self._upload, [n for n in changed if n != last]))
             if last in changed:

@@ -6,7 +6,7 @@ packages and accepted code. Reads no file.
 
 import hashlib
 from collections.abc import Container, Iterable
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import jax
@@ -41,7 +41,7 @@ def describe_tree(tree: Any) -> dict[str, str]:
 
 
 def check_identity(
-    path: Path, manifest: dict[str, Any], about: dict[str, Any], defaults: dict[str, Any]
+    path: PurePath, manifest: dict[str, Any], about: dict[str, Any], defaults: dict[str, Any]
 ) -> None:
     """UserError unless what defines the run is as the manifest at `path` has it.
 
@@ -67,7 +67,7 @@ def check_identity(
 
 
 def check_tree(
-    path: Path, saved: dict[str, str], abstract: dict[str, Any], settings: Iterable[str] = ()
+    path: PurePath, saved: dict[str, str], abstract: dict[str, Any], settings: Iterable[str] = ()
 ) -> None:
     """UserError unless `saved`, of a manifest, has the arrays of `abstract` and no others.
 

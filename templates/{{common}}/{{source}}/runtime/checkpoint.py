@@ -265,9 +265,7 @@ class Checkpoints:
         barrier(f"set aside {path.name}")
         if jax.process_index() == 0:
             aside = self._shelf.set_aside(path.name, complaint, time.time_ns())
-            log.warning(
-                "checkpoint %s is damaged (%s): set aside as %s", path, complaint, aside
-            )
+            log.warning("checkpoint %s is damaged (%s): set aside as %s", path, complaint, aside)
         barrier(f"set {path.name} aside")
 
     def _steps(self) -> list[int]:

@@ -18,7 +18,7 @@ from .agree import exchange
 from .distributed import unique
 from .private import writer_of
 
-DAMAGED = ".damaged"  # in the name of a checkpoint that was set aside, or of the object that says so
+DAMAGED = ".damaged"  # in the name of one that was set aside, or of the object that says so
 THREADS = 8
 
 

@@ -127,7 +127,7 @@ def test_characters_that_a_terminal_does_not_know_are_escaped(
     [
         (["train", "--run-dir", "runs/\udcff"], "'runs/\\udcff'"),
         (["report", "--run-dir", "\udc80"], "UTF-8"),
-        (["train", "--run-dir", ""], "a folder of a file system that is mounted here"),
+        (["train", "--run-dir", ""], "a folder of a mounted file system"),
         (["train", "--config", "."], "Is a directory"),
         (["bench", "--timed-steps", "0"], "--timed-steps 0\nexpected: at least 1"),
         (["bench", "--timed-steps", "-3"], "--timed-steps -3\nexpected: at least 1"),

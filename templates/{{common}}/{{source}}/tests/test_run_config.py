@@ -59,7 +59,7 @@ class Settings:
         ("run.log_every_steps", 0, "--log-every-steps 0.*more than 0"),
         ("run.eval_every_steps", -5, "--eval-every-steps -5.*at least 0"),
         ("run.prefetch_workers", 0, "--prefetch-workers 0.*more than 0"),
-        ("run.run_dir", "", "--run-dir .*a folder of a file system"),
+        ("run.run_dir", "", "--run-dir .*a folder of a mounted file system"),
         ("run.run_dir", "gs://bucket/run", "--run-dir gs://bucket/run.*that is mounted here"),
         ("run.seed", -1, "--seed -1.*at least 0"),
         ("run.seed", 2**32, f"--seed {2**32}.*at most {2**32 - 1}"),

@@ -54,7 +54,7 @@ class Child:
 
 
 def start_two(
-    target: Callable[..., object], *args: tuple[object, ...], folder: Path
+    target: Callable[..., object], *args: tuple[object, ...], folder: Path, **env: str
 ) -> list[Child]:
     """A job of two processes with two devices each; `args` of the first and of the second."""
     with socket.socket() as free:
@@ -69,6 +69,7 @@ def start_two(
             JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
             JAX_NUM_PROCESSES="2",
             JAX_PROCESS_ID=str(index),
+            **env,
         )
         for index in range(2)
     ]
@@ -108,7 +109,7 @@ def _enter(
 
 
 def train_sampler(
-    run_dir: Path,
+    run_dir: Path | str,
     steps: int,
     every: int,
     delay_s: float = 0.0,

@@ -1,0 +1,185 @@
+"""A run whose folder is in a bucket: killed, damaged, refused, without its store for a while."""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ...errors import Exit
+from ...records import objects, store
+from ...records.mirror import Mirror, local
+from ..lock import only_run_in
+from ..sink import read_outputs
+from .buckets import serving
+from .children import Child, start_two, steps_of, train_sampler
+
+EXTRAS = {
+    "gs": ("gcsfs", "gcp_storage_emulator"),
+    "s3": ("s3fs", "moto.server"),
+}
+
+
+@pytest.fixture(scope="module", params=list(EXTRAS))
+def bucket(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a bucket; this process and its children find its server."""
+    for module in EXTRAS[request.param]:
+        pytest.importorskip(module, reason="uv sync --extra gcs --extra s3 --group buckets")
+    with serving(request.param) as (url, variables), pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        yield url
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with the copies of folders in buckets."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def sampler_in(folder: Path, url: str, *options: object) -> None:
+    """`train_sampler`, from a working folder."""
+    folder.mkdir(exist_ok=True)
+    os.chdir(folder)
+    train_sampler(url, *options)
+
+
+def variables() -> dict[str, str]:
+    """What a child needs to find the servers: it is forked from a process that began earlier."""
+    starts = ("STORAGE_", "TENSORSTORE_", "AWS_")
+    return {name: value for name, value in os.environ.items() if name.startswith(starts)}
+
+
+def begin(folder: Path, url: str, *options: object, name: str = "log") -> Child:
+    log = folder.parent / f"{folder.name}-{name}"
+    return Child(sampler_in, folder, url, *options, log=log, **variables())
+
+
+def draws_of(url: str) -> np.ndarray:
+    """Outputs of a run, read from the bucket alone."""
+    mirror = Mirror(url, reader=True)
+    mirror.fetch()
+    return read_outputs(mirror.local / "outputs")["draws"]
+
+
+def calm(folder: Path, steps: int) -> np.ndarray:
+    child = Child(train_sampler, str(folder / "calm"), steps, 5, log=folder / "calm-log")
+    assert child.code() == Exit.DONE, child.log.read_text()
+    return read_outputs(folder / "calm" / "outputs")["draws"]
+
+
+def test_killed_and_gone_on_with_elsewhere_it_is_bit_equal(bucket: str, here: Path) -> None:
+    url, steps = f"{bucket}/killed/run", 60
+    first = begin(here / "one", url, steps, 5, 0.02)
+    copy = here / "one" / local(url)
+    first.wait_for(lambda: max(steps_of(copy), default=0) > 22)
+    first.process.kill()
+    first.process.join()
+    # The copy of the first host is not there, so that all comes from the bucket.
+    again = begin(here / "two", url, steps, 5)
+    assert again.code() == Exit.DONE, again.log.read_text()
+    assert "resumed at step" in again.log.read_text()
+    assert np.array_equal(draws_of(url), calm(here, steps))
+    found = objects.found(store.place(url))
+    for name in ("config.json", "metrics.jsonl", "summary.json", "report.html"):
+        assert name in found
+    assert not [name for name in found if name.startswith("lock") or store.PART in name]
+    assert steps_of(local(url, reader=True)) == list(range(1, steps + 1))
+    done = begin(here / "three", url, steps, 5)
+    assert done.code() == Exit.DONE
+    assert "nothing to do" in done.log.read_text()
+
+
+def test_a_damaged_object_is_set_aside_and_its_step_is_saved_again(bucket: str, here: Path) -> None:
+    url = f"{bucket}/damaged/run"
+    assert begin(here / "one", url, 10, 5).code() == Exit.DONE
+    newest = store.place(url) / "checkpoints" / "00000010"
+    name = max(
+        (n for n in objects.found(newest) if n.startswith("state/")),
+        key=lambda n: len(objects.read(newest / n)),
+    )
+    content = bytearray(objects.read(newest / name))
+    content[len(content) // 2] ^= 1
+    objects.write(newest / name, bytes(content))
+    again = begin(here / "two", url, 15, 5)
+    assert again.code() == Exit.DONE, again.log.read_text()
+    assert "is damaged" in again.log.read_text()
+    assert "resumed at step 5" in again.log.read_text().replace("\n", " ")
+    assert store.names(newest.parent) == ["00000010", "00000015"]
+    assert np.array_equal(draws_of(url), calm(here, 15))
+
+
+def test_a_second_start_is_refused_and_changes_nothing(bucket: str, here: Path) -> None:
+    url = f"{bucket}/twice/run"
+    first = begin(here / "one", url, 100_000, 0, 0.01)
+    first.wait_for(lambda: len(steps_of(here / "one" / local(url))) > 3)
+    second = begin(here / "two", url, 5, 5)
+    assert second.code() == Exit.USER, second.log.read_text()
+    assert "one run at a time" in second.log.read_text()
+    os.kill(first.process.pid, signal.SIGTERM)
+    assert first.code() == Exit.PREEMPTED, first.log.read_text()
+    assert not store.exists(store.place(url) / "lock.json")
+
+
+def test_of_two_that_begin_at_once_one_holds_the_lock(
+    bucket: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = store.place(f"{bucket}/at-once/run")
+    there: set[str] = set()
+
+    def create(path: object, content: bytes) -> bool:  # the emulator of gs has no such condition
+        is_new = str(path) not in there
+        there.add(str(path))
+        return is_new
+
+    monkeypatch.setattr(objects, "create", create)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(only_run_in(here / "one", url))
+        store.remove(url / "lock.json")  # as if neither had seen the other's
+        with pytest.raises(Exception, match="one run at a time"):
+            stack.enter_context(only_run_in(here / "two", url))
+
+
+def test_a_bucket_that_is_not_there_is_named(bucket: str, here: Path) -> None:
+    child = begin(here / "one", f"{bucket}-of-nobody/run", 5, 5)
+    assert child.code() == Exit.USER, child.log.read_text()
+    assert "no such bucket" in child.log.read_text()
+    assert "Traceback" not in child.log.read_text()
+
+
+def test_two_processes_share_a_bucket_and_no_disk(bucket: str, here: Path) -> None:
+    url, steps = f"{bucket}/two/run", 10
+    for until in (5, steps):
+        args = [(here / f"host{i}-{until}", url, until, 5) for i in range(2)]
+        children = start_two(sampler_in, *args, folder=here, **variables())
+        codes = [child.code() for child in children]
+        assert codes == [Exit.DONE] * 2, "\n".join(child.log.read_text() for child in children)
+    assert "resumed at step 5" in (here / "log0").read_text()
+    assert len(draws_of(url)) == steps
+    alone = begin(here / "alone", url, steps + 5, 5)  # as many processes as there are now
+    assert alone.code() == Exit.DONE, alone.log.read_text()
+    assert "resumed at step 10" in alone.log.read_text()
+
+
+def test_a_store_that_answers_503_for_ten_seconds_is_waited_for(
+    bucket: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = store.place(f"{bucket}/busy/object")
+    store.write(path, "there")
+    began_s, tries = time.monotonic(), []
+    real = objects._filesystem(path).cat_file
+
+    def busy(*args: object) -> bytes:
+        tries.append(args)
+        if time.monotonic() - began_s < 10:
+            raise OSError("503 Service Unavailable")
+        return real(*args)
+
+    monkeypatch.setattr(objects._filesystem(path), "cat_file", busy, raising=False)
+    assert store.read(path) == b"there"
+    assert len(tries) == len([wait_s for wait_s in objects.RETRY_S if wait_s <= 8]) + 1
