@@ -48,6 +48,7 @@ RECIPES = {
     "uv sync --extra cuda12": "--dry-run",
     "uv sync --extra tpu": "--dry-run",
     "uv sync --extra wandb": "--dry-run",
+    "uv sync --extra gcs": "--dry-run",
     "uv lock --upgrade-package flax": "",
 }
 # Those that are not typed here -> why.
@@ -186,3 +187,12 @@ def test_the_wheel_holds_the_package_and_no_tests(acorn: Path) -> None:
     }
     assert "acorn/runtime/loop.py" in wanted
     assert {name for name in names if ".dist-info/" not in name} == wanted
+
+
+def test_its_runs_in_buckets_lose_nothing(acorn: Path) -> None:
+    """The last one: it installs what others of this file must not find."""
+    servers = ["--extra", "gcs", "--extra", "s3", "--group", "buckets"]
+    tests = ["runtime/tests/test_buckets.py", "tests/test_llm_buckets.py"]
+    files = [f"src/acorn/{name}" for name in tests]
+    said = uv(acorn, "run", *servers, "pytest", "-q", *files)
+    assert "skipped" not in said, said

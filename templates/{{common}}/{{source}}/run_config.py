@@ -177,7 +177,8 @@ def _complaint(
         if typing.get_origin(of_type) is Literal:
             return f"one of {', '.join(map(str, typing.get_args(of_type)))}"
         return f"a value of type {of_type.__name__ if isinstance(of_type, type) else of_type}"
-    if is_folder and not (BUCKET.fullmatch(value) or (value and not SCHEME.match(value))):
+    folder = str(value)
+    if is_folder and not (BUCKET.fullmatch(folder) or (folder and not SCHEME.match(folder))):
         return "a folder of a mounted file system, gs://BUCKET/FOLDER or s3://BUCKET/FOLDER"
     if not bounds or isinstance(value, bool) or not isinstance(value, int | float):
         return None

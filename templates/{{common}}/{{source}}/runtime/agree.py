@@ -133,7 +133,20 @@ def check_same_bucket(url: str, copy: Path) -> bool:
             expected="one process on each host, or all on one: s3:// is written from local copies",
             do="start one process a host, or take a --run-dir on gs:// or on a shared disk",
         )
+    if url.startswith("s3:"):
+        check_same_place(copy)
     return counts == {1}
+
+
+def check_same_place(folder: Path) -> None:
+    """Refuse a folder with another path in another process: Orbax compares the paths of a save."""
+    paths = exchange(unique("place"), str(folder.absolute()))
+    if other := [path for path in paths.values() if path != paths[0]]:
+        raise UserError(
+            got=f"{other[0]} in one process and {paths[0]} in another",
+            expected="one path for the local copy of the run on every host",
+            do="start every process in a working folder of the same path",
+        )
 
 
 def _listed(folder: Path) -> list[str]:

@@ -9,7 +9,10 @@ import time
 import urllib.request
 from collections.abc import Iterator
 
+import pytest
+
 BUCKET = "bucket"
+NEEDED = {"gs": ("gcsfs", "gcp_storage_emulator"), "s3": ("s3fs", "moto.server")}
 GS = """
 import sys
 from gcp_storage_emulator.server import create_server
@@ -68,3 +71,20 @@ def serving(scheme: str) -> Iterator[tuple[str, dict[str, str]]]:
     finally:
         server.kill()
         server.wait()
+
+
+@pytest.fixture(scope="module", params=list(NEEDED))
+def bucket(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a bucket whose server this process and, by `variables`, its children find."""
+    for module in NEEDED[request.param]:
+        pytest.importorskip(module, reason="uv sync --extra gcs --extra s3 --group buckets")
+    with serving(request.param) as (url, found), pytest.MonkeyPatch.context() as patch:
+        for name, value in found.items():
+            patch.setenv(name, value)
+        yield url
+
+
+def variables() -> dict[str, str]:
+    """What a child needs to find the server: it is forked from a process that began earlier."""
+    starts = ("STORAGE_", "TENSORSTORE_", "AWS_")
+    return {name: value for name, value in os.environ.items() if name.startswith(starts)}

@@ -1,0 +1,65 @@
+"""A language model whose run and prepared text are in a bucket, used from several folders."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ..errors import Exit
+from ..records import objects, store
+from ..runtime.tests.buckets import bucket, variables
+from ..runtime.tests.children import Child, command
+from .test_resume import TINY
+
+__all__ = ["bucket"]  # a fixture
+
+
+def command_in(folder: Path, *argv: str) -> None:
+    """A command of a host of its own: nothing but the bucket is there."""
+    folder.mkdir()
+    os.chdir(folder)
+    command(*argv)
+
+
+def test_trained_evaluated_and_sampled_from_a_bucket(bucket: str, tmp_path: Path) -> None:
+    (tmp_path / "corpus.jsonl").write_text(
+        "".join(f'{{"text": "line {n} of a text"}}\n' for n in range(400))
+    )
+    run = f"{bucket}/llm/run"
+    data = f"--data.prepared-dir {bucket}/llm/text --data.paths {tmp_path / 'corpus.jsonl'}"
+    said = {}
+    for name, line in (
+        ("prepare", f"prepare {data} --data.tokenizer byte --data.heldout-fraction 0.2"),
+        ("train", f"{TINY} {data} --run-dir {run} --steps 2 --artifacts-every-steps 0"),
+        ("train-more", f"train --run-dir {run} --steps 3"),
+        ("evaluate", f"evaluate --run-dir {run}"),
+        ("sample", f"sample --run-dir {run} --prompt line --chars 5"),
+        ("report", f"report --run-dir {run}"),
+    ):
+        log = tmp_path / f"{name}.log"
+        child = Child(command_in, tmp_path / name, *line.split(), log=log, **variables())
+        assert child.code() == Exit.DONE, log.read_text()
+        said[name] = log.read_text()
+    assert "resumed at step 2" in said["train-more"]
+    assert "bits per byte" in said["evaluate"]
+    found = objects.found(store.place(run))
+    assert {"inputs/manifest.json", "report.html", "checkpoints.json"} <= found.keys()
+    assert "manifest.json" in objects.found(store.place(f"{bucket}/llm/text"))
+
+
+def test_what_is_not_there_is_named(bucket: str, tmp_path: Path) -> None:
+    for name in ("evaluate", "report"):
+        log = tmp_path / f"{name}.log"
+        line = [name, "--run-dir", f"{bucket}/nothing/run"]
+        child = Child(command_in, tmp_path / name, *line, log=log, **variables())
+        assert child.code() == Exit.USER, log.read_text()
+        assert f"{bucket}/nothing/run" in log.read_text()
+        assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.parametrize("command", ["train", "prepare"])
+def test_a_scheme_that_is_not_known_is_refused(command: str, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    child = Child(command_in, tmp_path / "x", command, "--data.prepared-dir", "az://a/b", log=log)
+    assert child.code() == Exit.USER, log.read_text()
+    assert "gs://BUCKET/FOLDER" in log.read_text()
