@@ -31,6 +31,8 @@ class Mirror:
         self.folder: PurePath = store.place(folder)
         self.local = local(folder, reader)
         self.is_remote = objects.is_url(folder)
+        self.is_current = False
+        """All of it was fetched: what is in it now may be sent."""
         self._list = self.local / f"{KNOWN}{process}.json"
         self._lock = threading.Lock()
 
@@ -49,6 +51,7 @@ class Mirror:
                 list(pool.map(self._download, stale))
             known |= {name: self._facts(name, there[name]) for name in stale}
             store.write_json(self._list, known, sync=False)
+            self.is_current |= not under
 
     def send(self, under: str = "", last: str = "") -> None:
         """Put into the bucket what has changed in the copy, and delete there what is gone here.

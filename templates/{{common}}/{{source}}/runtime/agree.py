@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import UserError
-from ..records import store
+from ..records import objects, store
 from .distributed import BARRIER_MS, POLL_S, barrier, unique
 from .private import job
 
@@ -102,11 +102,19 @@ def check_shared(folder: Path) -> None:
         )
 
 
-def check_same_bucket(url: str, copy: Path) -> bool:
-    """Refuse different folders; True where each process has a copy on a disk of its own.
+def check_folder(given: str, local: Path) -> bool:
+    """Refuse a run folder that is not the same in all processes.
 
-    UserError where some share one and some do not.
+    given: as the setting names it; local: the same, or its copy if it is in a bucket. True where
+    each process has a copy on a disk of its own.
     """
+    if objects.is_url(given):
+        return _check_bucket(given, local)
+    check_shared(local)
+    return False
+
+
+def _check_bucket(url: str, copy: Path) -> bool:
     own = job()
     if own.client is None:
         return False

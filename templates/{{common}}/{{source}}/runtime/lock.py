@@ -49,22 +49,17 @@ def only_run_in(run_dir: Path, shared: PurePath | None = None) -> Iterator[None]
         if shared != run_dir:  # the kernel knows of those alone that have the same copy
             machine += f" {run_dir.absolute()}"
         last = _last_count(count_file)
-        if last is not None and last["machine"] != machine:
-            log.info("%s was held from elsewhere: watching it for %.0f s", shared, WATCH_S)
-            time.sleep(WATCH_S)
-            if _last_count(count_file) != last:
-                refuse(last["holder"])
+        if last is not None and last["machine"] != machine and _is_counting(count_file, last):
+            refuse(last["holder"])
         stop = threading.Event()
         about = {"machine": machine, "holder": f"process {os.getpid()} on {socket.gethostname()}"}
         about |= {"token": secrets.token_hex(8)}
-        if last is not None:
-            store.remove(count_file)  # of a process that is gone
-        # On a disk, one that was killed while it wrote leaves a file that says nothing.
-        if shared != run_dir and not store.create(count_file, json.dumps(about).encode()):
-            refuse("another process")
-        for name in store.names(run_dir):
-            if name.endswith(store.PART):  # of a process that was killed
-                store.remove(run_dir / name)
+        if shared != run_dir:
+            if last is not None and _last_count(count_file) == last:
+                store.remove(count_file)  # of a process that is gone
+            if not store.create(count_file, json.dumps(about).encode()):
+                refuse("another process")
+        _remove_parts(run_dir)
 
         def is_ours() -> bool:
             found = _last_count(count_file)
@@ -94,6 +89,19 @@ def only_run_in(run_dir: Path, shared: PurePath | None = None) -> Iterator[None]
             thread.join()
             if is_ours():
                 store.remove(count_file)
+
+
+def _remove_parts(folder: Path) -> None:
+    """Delete the halves of files that a killed process left."""
+    for name in store.names(folder):
+        if name.endswith(store.PART):
+            store.remove(folder / name)
+
+
+def _is_counting(count_file: PurePath, last: dict[str, Any]) -> bool:
+    log.info("%s was held from elsewhere: watching it for %.0f s", count_file.parent, WATCH_S)
+    time.sleep(WATCH_S)
+    return _last_count(count_file) != last
 
 
 def _last_count(path: PurePath) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from ..records import provenance, store, telemetry
 from ..records.mirror import Mirror
 from ..records.recorder import Recorder, reported
 from ..run_config import RunConfig, absolute_paths, identity_of, to_dict, tunables_of
-from .agree import check_same_bucket, check_shared
+from .agree import check_folder
 from .changes import in_words, list_changes
 from .checkpoint import Checkpoints
 from .compiled import abstract_state, count_parameters, describe_state, initialise, jit_step
@@ -44,8 +44,8 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
             code = _run(workload, config, mesh, mirror)
             if is_primary:
                 mirror.send()
-        except BaseException:  # what is known of the run is of use
-            if is_primary:
+        except BaseException:
+            if is_primary and mirror.is_current:  # what is known of the run is of use
                 with suppress(Exception):
                     mirror.send()
             raise
@@ -69,9 +69,7 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
     clock.about = {"command": provenance.command_line(), "provenance": about["provenance"]}
 
     # ---- the state, and what stands beside it in the run folder ----
-    own_disks = check_same_bucket(run_config.run_dir, run_dir) if mirror.is_remote else False
-    if not mirror.is_remote:
-        check_shared(run_dir)
+    own_disks = check_folder(run_config.run_dir, run_dir)
     mirror.fetch()
     barrier("fetched")
     checkpoints = Checkpoints(
