@@ -187,12 +187,3 @@ def test_the_wheel_holds_the_package_and_no_tests(acorn: Path) -> None:
     }
     assert "acorn/runtime/loop.py" in wanted
     assert {name for name in names if ".dist-info/" not in name} == wanted
-
-
-def test_its_runs_in_buckets_lose_nothing(acorn: Path) -> None:
-    """The last one: it installs what others of this file must not find."""
-    servers = ["--extra", "gcs", "--extra", "s3", "--group", "buckets"]
-    tests = ["runtime/tests/test_buckets.py", "tests/test_llm_buckets.py"]
-    files = [f"src/acorn/{name}" for name in tests]
-    said = uv(acorn, "run", *servers, "pytest", "-q", *files)
-    assert "skipped" not in said, said

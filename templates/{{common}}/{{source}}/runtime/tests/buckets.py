@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from ...records import objects
+
 BUCKET = "bucket"
 NEEDED = {"gs": ("gcsfs", "gcp_storage_emulator"), "s3": ("s3fs", "moto.server")}
 GS = """
@@ -81,6 +83,7 @@ def bucket(request: pytest.FixtureRequest) -> Iterator[str]:
     with serving(request.param) as (url, found), pytest.MonkeyPatch.context() as patch:
         for name, value in found.items():
             patch.setenv(name, value)
+        objects._open.cache_clear()  # it knows the server of another module's tests
         yield url
 
 
