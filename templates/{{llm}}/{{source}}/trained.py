@@ -181,7 +181,8 @@ def find_text(
     had = facts(run_dir / "config.json").get("paths_absolute", {}).get("data.prepared_dir", given)
     copy = Mirror(given, reader=True)
     if copy.is_remote and part == "corpus_sha256":
-        copy.fetch()
+        for name in ("manifest.json", "tokenizer.json", "heldout"):
+            copy.fetch(name)
     # A copy of what is in a bucket has an absolute path, and so is one place.
     near = copy.local.absolute() if copy.is_remote else Path(given)
     places = [folder / near for folder in (*run_dir.absolute().parents, Path())]

@@ -95,7 +95,12 @@ class Mirror:
 
     def _upload(self, name: str) -> tuple[str, list[object]]:
         size, time_ns = store.size_and_time(self.local / name)  # of before: it may be rewritten
-        objects.upload(self.local / name, self.folder / name)
+        try:
+            objects.upload(self.local / name, self.folder / name)
+        except FileNotFoundError:
+            if store.exists(self.local / name):
+                raise
+            return name, [None, 0, 0]  # a tracker has deleted a file of its own meanwhile
         return name, [objects.digest(self.folder / name), size, time_ns]
 
 

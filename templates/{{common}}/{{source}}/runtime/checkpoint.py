@@ -125,16 +125,18 @@ class Checkpoints:
             durable()
             if process == 0:
                 store.write_json(self._shelf.arrays / name / "manifest.json", saving.manifest)
+            written = self._shelf.written(name)
             if not self._shelf.own_disks:
-                self._hash(name, self._shelf.names_written(name))
+                self._hash(name, written)
         except Exception as error:
             failure = error
         # A write may fail in one process alone; the save counts when it has in none.
         failure = agreed_failure(saving.key, failure)
         if failure is None and self._shelf.own_disks:
-            written = self._shelf.names_written(name)  # the processes wait for each other here
+            written = self._shelf.without_others(name, written)
             try:
                 self._hash(name, written)
+                self._shelf.clear_copies()
             except Exception as error:
                 failure = error
             failure = agreed_failure(f"{saving.key} uploaded", failure)

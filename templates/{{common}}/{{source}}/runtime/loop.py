@@ -7,7 +7,7 @@ a flag that all processes agree on; never from a clock, a signal or a disk error
 import logging
 import time
 from contextlib import ExitStack, closing, nullcontext, suppress
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import jax
@@ -245,7 +245,7 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
         clock.enter("checkpoint")
         with watch.waiting(run_config.save_timeout_s):
             error = checkpoints.wait()
-        _check_last_save(error, run_dir)
+        _check_last_save(error, mirror.folder)
         if code is not None:
             over = finished or step == run_config.steps
             next_run = "writes the report" if over else "goes on from there"
@@ -282,7 +282,7 @@ def _first_state(
     return state, manifest, shardings
 
 
-def _check_last_save(error: str | None, run_dir: Path) -> None:
+def _check_last_save(error: str | None, run_dir: PurePath) -> None:
     if error is not None:
         raise UserError(
             got=f"the last checkpoint could not be saved: {error}",

@@ -71,15 +71,24 @@ class Shelf:
     def is_remote(self) -> bool:
         return not isinstance(self.folder, Path)
 
-    def names_written(self, name: str) -> list[str]:
-        """What this process has to hash and upload. With disks of their own, call it in all."""
-        process = jax.process_index()
+    def written(self, name: str) -> list[str]:
+        """Files that this process wrote; on disks of their own, others may have them too."""
+        here = self._files(name)
         if self.own_disks:
-            here = self._files(name)
-            held = exchange(unique(f"files {name}"), json.dumps(here))
-            before = {file for index in range(process) for file in json.loads(held[index])}
-            return [file for file in here if file not in before]
-        return [file for file in self._files(name) if writer_of(Path(file)) == process]
+            return here
+        return [file for file in here if writer_of(Path(file)) == jax.process_index()]
+
+    def without_others(self, name: str, written: list[str]) -> list[str]:
+        """Those that no process before this one has. Waits for all processes."""
+        held = exchange(unique(f"files {name}"), json.dumps(written))
+        before = {f for index in range(jax.process_index()) for f in json.loads(held[index])}
+        return [file for file in written if file not in before]
+
+    def clear_copies(self) -> None:
+        """Delete the copies of checkpoints that have been deleted in the bucket."""
+        if isinstance(self.arrays, Path) and self.is_copied:
+            for name in {*store.names(self.arrays)} - {*store.names(self.folder)}:
+                store.remove(self.arrays / name)
 
     def hash(self, name: str, files: list[str]) -> dict[str, str]:
         """File -> hash of those that this process wrote, which are in `folder` afterwards."""
