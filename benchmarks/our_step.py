@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from acorn.config import PRESETS, Config, ModelConfig
 from acorn.runtime.checkpoint import Checkpoints
+from acorn.runtime.shelf import Shelf
 from acorn.runtime.compiled import abstract_state, initialise, jit_step
 from acorn.runtime.cost import memory_parts
 from acorn.runtime.host_memory import keep_freed_memory
@@ -137,7 +138,7 @@ def save(folder, steps, limit_s=90.0):
 
     `steps` steps before, those until the save is committed, and `steps` more, each waited for.
     """
-    checkpoints = Checkpoints(Path(folder), keep=1)
+    checkpoints = Checkpoints(Shelf(Path(folder), Path(folder)), keep=1)
 
     def step_ms():
         began_s = time.perf_counter()
