@@ -21,7 +21,7 @@ import sys
 import time
 from pathlib import Path
 
-from gpu_cases import CASES, REHEARSED
+from gpu_cases import CASES, REHEARSED, VARIANTS
 from gpu_tables import print_tables
 from grown import ROOT, Worker, WorkerEnded, describe_machine
 
@@ -249,6 +249,11 @@ def reason(log):
 def main(options):
     """First what matters most; whatever the budget does not reach is recorded as not tried."""
     bench = Bench(options)
+    if options.variants:
+        for case in VARIANTS:
+            bench.turn("ours", case, ("profile",))
+        print_tables(bench.results)
+        return 0
     cases = REHEARSED if options.rehearse else CASES
     for _ in range(options.rounds):
         number = bench.results["rounds"]
@@ -276,6 +281,7 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--torch", default=sys.executable, help="Python that has PyTorch")
     parser.add_argument("--project", default=FOLDER / "acorn", help="a grown project")
+    parser.add_argument("--variants", action="store_true", help="settings of our side, once each")
     parser.add_argument("--fresh", action="store_true", help="start a new JSON")
     parser.add_argument("--show", metavar="JSON", help="print the tables of such a file, no more")
     chosen = parser.parse_args()

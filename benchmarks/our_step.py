@@ -14,11 +14,11 @@ import jax
 import numpy as np
 from acorn.config import PRESETS, Config, ModelConfig
 from acorn.runtime.checkpoint import Checkpoints
-from acorn.runtime.shelf import Shelf
 from acorn.runtime.compiled import abstract_state, initialise, jit_step
 from acorn.runtime.cost import memory_parts
 from acorn.runtime.host_memory import keep_freed_memory
 from acorn.runtime.sharding import make_mesh
+from acorn.runtime.shelf import Shelf
 from acorn.step import make_learner, token_losses
 from acorn.text.settings import DataConfig
 from acorn.training.optim_config import OptimConfig
