@@ -168,6 +168,25 @@ def test_the_script_of_the_readme_runs(acorn: Path) -> None:
     assert sampled.startswith("def ")
 
 
+def test_the_step_of_the_benchmarks_trains_and_saves(acorn: Path, tmp_path: Path) -> None:
+    shape = {"layers": 1, "width": 32, "heads": 1, "kv_heads": 1, "head_dim": 32, "mlp_width": 32}
+    sizes = {"model": shape, "data": {"seq_len": 16, "batch_size": 2}}
+    asked = [
+        ("build", {"vocab": 512} | sizes),
+        ("advance", {"steps": 1}),
+        ("advance", {"steps": 4}),
+    ]
+    asked += [("save", {"folder": str(tmp_path / "saved"), "steps": 1})]
+    lines = "\n".join(map(json.dumps, asked))
+    script = str(ROOT / "benchmarks" / "our_step.py")
+    told = uv(acorn, "run", "--no-sync", "python", script, typed=lines).splitlines()
+    answers = [json.loads(line) for line in told if re.match(r"[{\d]", line)]
+    _, first_loss, last_loss, saved = answers
+    assert last_loss < first_loss
+    assert saved["error"] is None
+    assert saved["written_bytes"] >= saved["state_bytes"]
+
+
 def test_an_update_right_after_the_run_is_clean(acorn: Path, moving: Path) -> None:
     assert git(acorn, "status", "--porcelain").split() == ["??", "uv.lock"]
     commit_all(acorn, "Lock the dependencies, as the README says")
