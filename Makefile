@@ -14,9 +14,10 @@ help:  ## this list
 demo:  ## grow build/demo, train it (five to eight minutes on two cores) and sample from it
 	@$(UV) $(GROW) hooks/demo.py $(KIND)
 
-# Two files at a time, the long ones first: one half of the time is an emitted project's own tests.
+# Three files at a time, the long ones first: one half of the time is an emitted project's own tests,
+# and a third of it they wait, for processes and servers that they start.
 test:  ## all tests, those of an emitted project included
-	$(UV) run pytest -n 2 --dist loadfile --no-loadscope-reorder $(LONG) $(OTHERS)
+	$(UV) run pytest -n 3 --dist loadfile --no-loadscope-reorder $(LONG) $(OTHERS)
 
 test-fast:  ## the tests of the template alone
 	$(UV) run pytest -m "not slow"

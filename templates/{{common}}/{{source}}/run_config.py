@@ -65,8 +65,10 @@ PLAIN = (bool, int, float, str, type(None))  # what JSON gives back as it was
 
 # Removed identity fields -> the value that the code without them implements.
 RETIRED: dict[str, Any] = {}
-# A folder in an object store; and what would be a local folder `hdfs:`.
-BUCKET, SCHEME = re.compile(r"(gs|s3)://[^/?#]+/[^/?#][^?#]*"), re.compile(r"\w+:/")
+# A folder in an object store, without the characters that fsspec takes for a pattern (it would
+# delete all that matches); and what would be a local folder `hdfs:`.
+BUCKET = re.compile(r"(gs|s3)://[^/?#*[\]]+(/[^/?#*[\]]+)+/?")
+SCHEME = re.compile(r"\w+:/")
 # The variables by which a launcher describes the job to each of its processes.
 JOB_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
@@ -179,7 +181,10 @@ def _complaint(
         return f"a value of type {of_type.__name__ if isinstance(of_type, type) else of_type}"
     folder = str(value)
     if is_folder and not (BUCKET.fullmatch(folder) or (folder and not SCHEME.match(folder))):
-        return "a folder of a mounted file system, gs://BUCKET/FOLDER or s3://BUCKET/FOLDER"
+        return (
+            "a folder of a mounted file system, gs://BUCKET/FOLDER or s3://BUCKET/FOLDER "
+            "(without //, ?, #, *, [ or ])"
+        )
     if not bounds or isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if not math.isfinite(value):
