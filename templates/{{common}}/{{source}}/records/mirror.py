@@ -73,6 +73,11 @@ class Mirror:
                 sent |= [self._upload(last)]
             store.write_json(self._list, known | sent, sync=False)
 
+    def forget(self) -> None:
+        """Take nothing for sent: the next `send` puts all of the copy there."""
+        if self.is_remote:
+            store.remove(self._list)
+
     def _known(self) -> dict[str, list[object]]:
         with contextlib.suppress(OSError, ValueError):  # then all is compared anew
             return dict(store.read_json(self._list))

@@ -23,7 +23,8 @@ MODULES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}  # scheme -> what reads
 URL = re.compile(r"(gs|s3)://[^/]+/.+")
 RETRY_S = (1.0, 2.0, 4.0, 8.0, 16.0)  # between tries; a store that is overloaded answers 503
 # Of fsspec's answers, those that another try does not change.
-LASTING = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError)
+LASTING = (FileNotFoundError, FileExistsError, IsADirectoryError)
+FULL = (errno.ENOSPC, errno.EDQUOT)  # of the disk of the local copy
 
 
 def is_url(text: object) -> bool:
@@ -52,12 +53,14 @@ def write(path: PurePath, content: bytes) -> None:
 
 
 def create(path: PurePath, content: bytes) -> bool:
-    """Put an object in place unless there is one; whether this call did."""
+    """Put an object in place unless there is one; whether this call did, by its content.
+
+    The content is of this call alone: of two tries, the first may have got through unanswered.
+    """
     try:
-        # Not tried again: a first try that got through would make the second one fail.
-        _filesystem(path).pipe_file(str(path), content, mode="create")
+        _call(path, "pipe_file", content, mode="create")
     except FileExistsError:
-        return False
+        return read(path) == content
     except FileNotFoundError as error:
         raise NotADirectoryError(errno.ENOTDIR, "no such bucket", str(path)) from error
     return True
@@ -74,13 +77,16 @@ def download(path: PurePath, file: str) -> None:
 
 
 def found(folder: PurePath) -> dict[str, str]:
-    """Name below a folder -> digest by the store, of every object there."""
+    """Name below a folder -> digest by the store, of every object there.
+
+    Without the empty objects `name/` by which a web console shows a folder.
+    """
     listed = _call(folder, "find", detail=True)
     start = str(folder).split("://")[1].rstrip("/") + "/"
     return {
         name.removeprefix(start): _digest(info)
         for name, info in sorted(listed.items())
-        if name.startswith(start)
+        if name.startswith(start) and not name.endswith("/")
     }
 
 
@@ -90,7 +96,9 @@ def names(folder: PurePath) -> list[str]:
         listed = _call(folder, "ls", detail=False)
     except FileNotFoundError:
         return []
-    return sorted({name.rstrip("/").split("/")[-1] for name in listed} - {""})
+    own = str(folder).split("://")[1].strip("/")
+    listed = [name.rstrip("/") for name in listed]
+    return sorted({name.split("/")[-1] for name in listed if name != own} - {""})
 
 
 def exists(path: PurePath) -> bool:
@@ -130,7 +138,9 @@ def _call(path: PurePath, name: str, *args: Any, first: bool = False, **options:
         try:
             return method(*words, **options)
         except Exception as error:
-            if isinstance(error, LASTING) or _is_refusal(error):
+            if _is_refusal(error):
+                raise PermissionError(errno.EACCES, _words(error), str(path)) from error
+            if isinstance(error, LASTING) or getattr(error, "errno", None) in FULL:
                 raise
             if wait_s is None:
                 text = f"{type(error).__name__}: {error}".splitlines()[0][:300]
@@ -141,7 +151,8 @@ def _call(path: PurePath, name: str, *args: Any, first: bool = False, **options:
 
 
 def _is_refusal(error: Exception) -> bool:
-    return "Credentials" in type(error).__name__ or "Forbidden" in str(error)
+    named = "Credentials" in type(error).__name__ or "Forbidden" in str(error)
+    return named or isinstance(error, PermissionError)
 
 
 def _words(error: Exception) -> str:

@@ -51,7 +51,9 @@ def find_saved[C](run_dir: str | PurePath, default: C) -> Saved[C]:
     `default` fills in fields that are younger than the checkpoint. Damaged checkpoints are passed
     over and left as they are, since the run may go on.
     """
-    found = Checkpoints(shelf_of(str(run_dir), reader=True), keep=0).newest(repair=False)
+    shelf = shelf_of(str(run_dir), reader=True)
+    shelf.clear_copies()
+    found = Checkpoints(shelf, keep=0).newest(repair=False)
     if found is None:
         raise UserError(
             got=f"{run_dir}, without a checkpoint",

@@ -7,8 +7,11 @@ import pytest
 
 from ..errors import Exit
 from ..records import objects, store
+from ..records.mirror import Mirror
 from ..runtime.tests.buckets import bucket, variables
 from ..runtime.tests.children import Child, command
+from ..text.prepare import prepare
+from ..text.settings import DataConfig
 from .test_resume import TINY
 
 __all__ = ["bucket"]  # a fixture
@@ -43,6 +46,26 @@ def test_trained_evaluated_and_sampled_from_a_bucket(bucket: str, tmp_path: Path
     found = objects.found(store.place(run))
     assert {"inputs/manifest.json", "report.html", "checkpoints.json"} <= found.keys()
     assert "manifest.json" in objects.found(store.place(f"{bucket}/llm/text"))
+
+
+def test_prepared_text_that_was_not_sent_is_sent_by_the_same_command(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.jsonl").write_text("".join(f'{{"text": "line {n}"}}\n' for n in range(400)))
+    settings = DataConfig(paths=("c.jsonl",), prepared_dir=f"{bucket}/unsent", tokenizer="byte")
+    with monkeypatch.context() as broken:
+        broken.setattr(Mirror, "send", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare(settings, show=False)
+    there = store.place(settings.prepared_dir)
+    prepare(settings, show=False)
+    sent = objects.found(there)
+    assert "manifest.json" in sent
+    assert len(sent) == 6
+    store.remove(there)  # someone empties the folder
+    prepare(settings, show=False)
+    assert objects.found(there) == sent
 
 
 def test_what_is_not_there_is_named(bucket: str, tmp_path: Path) -> None:

@@ -45,12 +45,15 @@ def prepare(config: TextConfig, *, show: bool = True) -> Manifest:
     """
     copy, (request, missing) = Mirror(config.prepared_dir), _request(config)
     folder = copy.local
-    if store.exists(copy.folder / "manifest.json"):  # else a preparation may go on in the copy
+    is_there = store.exists(copy.folder / "manifest.json")
+    if is_there:  # else a preparation may go on in the copy, or one was not sent
         copy.fetch()
+    else:
+        copy.forget()
     found = _find_prepared(folder, request, missing)
-    if found and found.complete:  # needs no lock: the folder may be one that can only be read
+    if found and found.complete and is_there:  # no lock: the folder may be one for reading alone
         return found
-    if missing:
+    if missing and not (found and found.complete):
         raise missing
     if folder.exists() and not folder.is_dir():
         raise UserError(
@@ -65,6 +68,7 @@ def prepare(config: TextConfig, *, show: bool = True) -> Manifest:
     with store.locked(folder / LOCK, wait):
         found = _find_prepared(folder, request, missing)
         if found and found.complete:
+            copy.send(last="manifest.json")
             return found
         for name in store.names(folder):
             if name.endswith(store.PART):  # of a process that was killed: it would hold the lock

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from orbax.checkpoint.experimental.v1._src.saving import execution
 
-from ...errors import Exit
+from ...errors import Exit, UserError
 from ...records import objects, store
 from ...records.mirror import Mirror, local
 from .. import agree, lock
 from ..lock import only_run_in
+from ..shelf import Shelf
 from ..sink import read_outputs
 from .buckets import bucket, variables
 from .children import Child, start_two, steps_of, train_sampler
@@ -143,6 +144,25 @@ def test_a_bucket_that_is_not_there_is_named(bucket: str, here: Path) -> None:
     assert child.code() == Exit.USER, child.log.read_text()
     assert "no such bucket" in child.log.read_text()
     assert "Traceback" not in child.log.read_text()
+
+
+def test_objects_of_a_console_and_of_an_unanswered_call(bucket: str, here: Path) -> None:
+    folder = store.place(f"{bucket}/marked")
+    for name in ("", "sub/"):  # as "create folder" of a web console leaves them
+        objects._filesystem(folder).pipe_file(f"{folder}/{name}", b"")
+    store.write_json(folder / "config.json", {})
+    assert list(objects.found(folder)) == ["config.json"]
+    assert objects.names(folder) in (["config.json"], ["config.json", "sub"])
+    assert objects.create(folder / "lock", b"ours")
+    assert objects.create(folder / "lock", b"ours")  # the client asked again
+    if bucket.startswith("s3:"):  # the emulator of gs has no such condition
+        assert not objects.create(folder / "lock", b"theirs")
+
+
+def test_a_checkpoint_of_another_kind_of_store_is_not_called_damaged(tmp_path: Path) -> None:
+    store.write_json(tmp_path / "00000001" / "file", {})
+    with pytest.raises(UserError, match="another kind of store"):
+        Shelf(tmp_path, tmp_path).complaint("00000001", {"file": "md5Hash YQ=="})
 
 
 def test_two_processes_share_a_bucket_and_no_disk(
