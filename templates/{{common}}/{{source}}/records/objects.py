@@ -77,11 +77,14 @@ def download(path: PurePath, file: str) -> None:
 
 
 def found(folder: PurePath) -> dict[str, str]:
-    """Name below a folder -> digest by the store, of every object there.
+    """Name below a folder -> digest by the store, of every object there; none where it is empty.
 
     Without the empty objects `name/` by which a web console shows a folder.
     """
-    listed = _call(folder, "find", detail=True)
+    try:
+        listed = _call(folder, "find", detail=True)
+    except FileNotFoundError as error:
+        raise NotADirectoryError(errno.ENOTDIR, "no such bucket", str(folder)) from error
     start = str(folder).split("://")[1].rstrip("/") + "/"
     return {
         name.removeprefix(start): _digest(info)

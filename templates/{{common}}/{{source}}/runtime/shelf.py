@@ -136,7 +136,7 @@ class Shelf:
                 raise UserError(
                     got=f"{self.folder / name} with hashes of another kind of store",
                     expected="a run copied from gs:// to gs://, or between disks and s3://",
-                    do="go on with it where it was; nothing here was changed",
+                    do="go on with it where it was; no checkpoint was set aside",
                 )
             if digest != expected[file]:
                 return f"{file} has {kind} {digest}, expected {expected[file]}"

@@ -69,12 +69,16 @@ def test_prepared_text_that_was_not_sent_is_sent_by_the_same_command(
 
 
 def test_what_is_not_there_is_named(bucket: str, tmp_path: Path) -> None:
-    for name in ("evaluate", "report"):
-        log = tmp_path / f"{name}.log"
-        line = [name, "--run-dir", f"{bucket}/nothing/run"]
-        child = Child(command_in, tmp_path / name, *line, log=log, **variables())
+    for name, run in (
+        ("evaluate", f"{bucket}/nothing/run"),
+        ("report", f"{bucket}/nothing/run"),
+        ("report", f"{bucket}-of-nobody/run"),
+    ):
+        log = tmp_path / f"{name}-{len(run)}.log"
+        line = [name, "--run-dir", run]
+        child = Child(command_in, log.with_suffix(""), *line, log=log, **variables())
         assert child.code() == Exit.USER, log.read_text()
-        assert f"{bucket}/nothing/run" in log.read_text()
+        assert run in log.read_text()
         assert "Traceback" not in log.read_text()
 
 

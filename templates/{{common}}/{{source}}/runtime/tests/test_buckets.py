@@ -1,10 +1,12 @@
 """A run whose folder is in a bucket: killed, damaged, refused, without its store for a while."""
 
 import contextlib
+import errno
 import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -157,6 +159,27 @@ def test_objects_of_a_console_and_of_an_unanswered_call(bucket: str, here: Path)
     assert objects.create(folder / "lock", b"ours")  # the client asked again
     if bucket.startswith("s3:"):  # the emulator of gs has no such condition
         assert not objects.create(folder / "lock", b"theirs")
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [
+        (OSError("Forbidden: the account may not"), errno.EACCES),
+        (type("NoCredentialsError", (Exception,), {})("none were found"), errno.EACCES),
+        (OSError(errno.ENOSPC, "no room for the local copy"), errno.ENOSPC),
+    ],
+)
+def test_what_another_try_cannot_change_is_raised_at_once(
+    raised: Exception, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(objects, "_filesystem", lambda path: SimpleNamespace(cat_file=fail))
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("tried again"))
+    with pytest.raises(OSError, match=str(raised).split("] ")[-1]) as seen:
+        objects.read(store.place("s3://bucket/object"))
+    assert seen.value.errno == code
 
 
 def test_a_checkpoint_of_another_kind_of_store_is_not_called_damaged(tmp_path: Path) -> None:
