@@ -88,6 +88,8 @@ class RunConfig:
     artifacts_every_steps: int = setting(0, least=0)  # images or text; 0 = only at the end
     save_timeout_s: float = setting(3600.0)  # a save that takes longer has failed
     keep_checkpoints: int = setting(2, least=0)  # the newest ones; 0 = all
+    # A checkpoint is due at its multiples too; those stay and do not count as newest. 0 = none.
+    keep_every_steps: int = setting(0, least=0)
     max_skipped_steps: int = setting(10)  # stop after so many skipped steps in a row
     # Exit with 43 after so long without progress; 0 = off.
     hang_timeout_s: float = setting(1800.0, least=0)
@@ -105,6 +107,11 @@ class MeshConfig:
     data: int = setting(-1, least=-1)  # replicas; -1 = all devices that the others leave
     fsdp: int = setting(1)  # replicas that share parameters and optimizer state
     tensor: int = setting(1)  # splits the matrices of each layer
+
+
+def due(step: int, every_steps: int) -> bool:
+    """Whether a step is a multiple of an interval; 0 = never."""
+    return every_steps > 0 and step % every_steps == 0
 
 
 def job_variables() -> tuple[str, int, int] | None:

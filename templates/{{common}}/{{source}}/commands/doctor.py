@@ -109,7 +109,8 @@ def _disk(run_dir: Path) -> Iterator[Check]:
         return
     free_gb = shutil.disk_usage(folder).free / 1e9
     level = "fail" if free_gb < 1 else "warn" if free_gb < 20 else "ok"
-    do = "" if level == "ok" else "free space: a run keeps keep_checkpoints + 1 times its state"
+    kept = "keep_checkpoints + 1 times its state, and more with keep_every_steps"
+    do = "" if level == "ok" else f"free space: a run keeps {kept}"
     yield level, f"{folder} can be written, {free_gb:.1f} GB free", do
     if damaged := list(_damaged(folder)):
         size_gb = sum(store.size_bytes(path) for path in damaged) / 1e9

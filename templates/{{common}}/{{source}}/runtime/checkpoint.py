@@ -11,6 +11,7 @@ before a restore.
 """
 
 import contextlib
+import json
 import logging
 import shutil
 import threading
@@ -22,22 +23,19 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from ..contract import State
 from ..errors import UserError
 from ..records import store
-from ..run_config import RunConfig
-from .agree import PeerFailed, agreed_failure, wait_unless_failed
+from ..run_config import RunConfig, due
+from .agree import PeerFailed, agreed_failure, exchange, wait_unless_failed
 from .changes import check_identity, check_tree, describe_tree, other_settings
 from .distributed import all_agree, barrier, unique
 from .shelf import DAMAGED, Shelf
 
 log = logging.getLogger(__name__)
 FORMAT = 1  # of such a folder; a newer one is refused
-CANDIDATES = 16  # how many of the newest checkpoints a restore looks at
 
 
 @dataclass(frozen=True)
@@ -54,10 +52,8 @@ class _Saving:
 class Checkpoints:
     """The checkpoints of one run; at most one save runs at a time."""
 
-    def __init__(
-        self, shelf: Shelf, keep: int, timeout_s: float = RunConfig.save_timeout_s
-    ) -> None:
-        self._shelf, self._keep, self._timeout_s = shelf, keep, timeout_s
+    def __init__(self, shelf: Shelf, run_config: RunConfig) -> None:
+        self._shelf, self._run_config = shelf, run_config
         self._folder = shelf.folder
         self._newest = self._folder.with_name(f"{self._folder.name}.json")
         self._thread: threading.Thread | None = None
@@ -96,7 +92,7 @@ class Checkpoints:
             failure = error
         if made := all_agree(failure is None):
             try:
-                with self._shelf.context(self._timeout_s):
+                with self._shelf.context(self._run_config.save_timeout_s):
                     result = ocp.save_async(self._shelf.arrays / name / "state", state).result
             except Exception as error:
                 failure = error
@@ -170,9 +166,10 @@ class Checkpoints:
         log.warning(saved, name, self._error, free)
 
     def _delete_old(self) -> None:
-        committed = [step for step in self._steps() if self._committed(step)]
-        if self._keep:
-            for step in committed[: -self._keep]:
+        keep, every = self._run_config.keep_checkpoints, self._run_config.keep_every_steps
+        if keep:
+            passing = [s for s in self._steps() if self._committed(s) and not due(s, every)]
+            for step in passing[:-keep]:
                 self._shelf.discard(f"{step:08d}")
 
     def restore(
@@ -215,36 +212,37 @@ class Checkpoints:
         `repair` renames damaged ones and deletes incomplete ones. A command that only reads must
         not, since a run may be saving there.
         """
-        for step in self._agreed_steps(repair):
-            path, complaint = self._path(step), self._complaint(step)
-            if all_agree(complaint is None):
-                manifest = store.patiently(store.read_json, path / "manifest.json")
-                if manifest["format"] > FORMAT:
-                    raise UserError(
-                        got=f"{path} in format {manifest['format']}",
-                        expected=f"format {FORMAT} or older",
-                        do="use the project's newer code that wrote it, or take another --run-dir",
-                    )
-                return self._shelf.arrays / path.name, manifest
+        found = (self.sound(step, repair=repair) for step in self.steps(repair=repair))
+        return next(filter(None, found), None)
+
+    def sound(self, step: int, *, repair: bool) -> tuple[PurePath, dict[str, Any]] | None:
+        """Folder and manifest of the checkpoint of a step, or None where it is damaged."""
+        path, complaint = self._path(step), self._complaint(step)
+        if not all_agree(complaint is None):
             complaint = complaint or "another process found it damaged"
             if repair:
                 self._set_aside(path, complaint)
             else:
                 log.warning("checkpoint %s is damaged (%s): passed over", path.name, complaint)
-        return None
+            return None
+        manifest = store.patiently(store.read_json, path / "manifest.json")
+        if manifest["format"] > FORMAT:
+            raise UserError(
+                got=f"{path} in format {manifest['format']}",
+                expected=f"format {FORMAT} or older",
+                do="use the project's newer code that wrote it, or take another --run-dir",
+            )
+        return self._shelf.arrays / path.name, manifest
 
-    def _agreed_steps(self, repair: bool) -> list[int]:
+    def steps(self, *, repair: bool) -> list[int]:
         """Committed steps, newest first, as process 0 sees them."""
         steps = self._steps()
         if repair and jax.process_index() == 0:
             for step in steps:
                 if not self._committed(step):
                     self._shelf.discard(f"{step:08d}")
-        newest = [step for step in reversed(steps) if self._committed(step)][:CANDIDATES]
-        if jax.process_count() > 1:
-            padded = np.array(newest + [-1] * (CANDIDATES - len(newest)))
-            newest = [int(s) for s in multihost_utils.broadcast_one_to_all(padded) if s >= 0]
-        return newest
+        committed = [step for step in reversed(steps) if self._committed(step)]
+        return list(json.loads(exchange(unique("steps"), json.dumps(committed))[0]))
 
     def _complaint(self, step: int) -> str | None:
         """How a checkpoint's files differ from what was committed, or None; OSError where that

@@ -123,6 +123,7 @@ def time_loop(workload: Workload, config: Any, mesh: Mesh, steps: int) -> float:
             steps=3 * steps,
             eval_every_steps=steps,
             save_every_steps=steps,
+            keep_every_steps=0,
         )
         with contextlib.redirect_stdout(io.StringIO()):
             run(

@@ -18,7 +18,7 @@ from ..errors import Exit, UserError
 from ..records import provenance, store, telemetry
 from ..records.mirror import Mirror
 from ..records.recorder import Recorder, reported
-from ..run_config import RunConfig, absolute_paths, identity_of, to_dict, tunables_of
+from ..run_config import RunConfig, absolute_paths, due, identity_of, to_dict, tunables_of
 from .agree import check_folder
 from .changes import in_words, list_changes
 from .checkpoint import Checkpoints
@@ -72,11 +72,7 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
     own_disks = check_folder(run_config.run_dir, run_dir)
     mirror.fetch()
     barrier("fetched")
-    checkpoints = Checkpoints(
-        shelf_of(run_config.run_dir, own_disks=own_disks),
-        run_config.keep_checkpoints,
-        run_config.save_timeout_s,
-    )
+    checkpoints = Checkpoints(shelf_of(run_config.run_dir, own_disks=own_disks), run_config)
     state, manifest, shardings = _first_state(workload, config, mesh, about, checkpoints, clock)
     first, cursor = int(state["step"]), manifest.get("cursor", 0)
     newest: dict[str, float] = manifest.get("newest", {})
@@ -175,10 +171,11 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
                     last = first
             for step in range(first + 1, last + 1):
                 at_start, at_end = step == first + 1, step == run_config.steps
-                saving = _due(step, run_config.save_every_steps) or at_end
-                evaluating = can_evaluate and (_due(step, run_config.eval_every_steps) or at_end)
-                showing = can_show and (_due(step, run_config.artifacts_every_steps) or at_end)
-                waiting = saving or evaluating or showing or at_start
+                keeping = due(step, run_config.keep_every_steps)
+                planned = due(step, run_config.save_every_steps) or keeping or at_end
+                evaluating = can_evaluate and (due(step, run_config.eval_every_steps) or at_end)
+                showing = can_show and (due(step, run_config.artifacts_every_steps) or at_end)
+                waiting = planned or evaluating or showing or at_start
                 if waiting:  # so that no record of the step before shares the time of this one
                     log_pending(pending)
                     pending = None
@@ -192,7 +189,7 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
                 log_pending(pending)  # one step late, so that the device never waits for the host
                 pending = (step, metrics, outputs)
                 code = stop.decide(step)
-                saving |= code is not None
+                saving = planned or code is not None
                 if not (waiting or saving):
                     continue
                 values, pending = settle(*pending), None
@@ -203,8 +200,7 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
                     values |= evaluate()
                 newest |= values
                 # A save that a stop forces is none of an uninterrupted run.
-                judging = at_end or _due(step, run_config.save_every_steps)
-                finished = judging and _is_done(workload, newest)
+                finished = planned and _is_done(workload, newest)
                 if finished and can_evaluate and not evaluating:
                     evaluating = True
                     values |= {} if stopping else evaluate()
@@ -214,11 +210,11 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
                 owed = None
                 if stopping and (evaluating or showing):
                     owed = {"values": values, "evaluate": evaluating, "show": showing}
-                    owed |= {"judge": judging}
+                    owed |= {"judge": planned}
                 else:
                     # Step 1 too: the loss before training, which the first mean would hide.
-                    due = step == 1 or evaluating or at_end or finished or stopping
-                    recorder.step(step, values, force=due)
+                    force = step == 1 or evaluating or at_end or finished or stopping
+                    recorder.step(step, values, force=force)
                 if saving:
                     so_far = {
                         "cursor": cursor,
@@ -294,7 +290,3 @@ def _check_last_save(error: str | None, run_dir: PurePath) -> None:
 
 def _is_done(workload: Workload, newest: dict[str, float]) -> bool:
     return workload.done is not None and workload.done(newest)
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from ..contract import State
 from ..errors import UserError
 from ..records import provenance
-from ..run_config import MeshConfig, from_dict
+from ..run_config import MeshConfig, RunConfig, from_dict
 from .changes import changed_files, check_tree
 from .checkpoint import Checkpoints, load
 from .compiled import with_shardings
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Saved[C]:
-    """The newest sound checkpoint of a run."""
+    """A sound checkpoint of a run."""
 
     path: PurePath
     manifest: dict[str, Any]
@@ -45,15 +45,30 @@ class Saved[C]:
         return load(self.path, with_shardings(bare, named(specs, mesh)))
 
 
-def find_saved[C](run_dir: str | PurePath, default: C) -> Saved[C]:
-    """The newest sound checkpoint, verified as a restore would, with its configuration.
+def saved_steps(run_dir: str | PurePath) -> list[int]:
+    """The steps of a run's sound checkpoints, in order; each is verified, which reads all of it."""
+    checkpoints = _checkpoints(run_dir)
+    steps = checkpoints.steps(repair=False)
+    return [step for step in reversed(steps) if checkpoints.sound(step, repair=False)]
+
+
+def find_saved[C](run_dir: str | PurePath, default: C, step: int | None = None) -> Saved[C]:
+    """The newest sound checkpoint or that of `step`, verified as a restore would, and its settings.
 
     `default` fills in fields that are younger than the checkpoint. Damaged checkpoints are passed
-    over and left as they are, since the run may go on.
+    over and left as they are, since the run may go on. UserError where there is none.
     """
-    shelf = shelf_of(str(run_dir), reader=True)
-    shelf.clear_copies()
-    found = Checkpoints(shelf, keep=0).newest(repair=False)
+    checkpoints = _checkpoints(run_dir)
+    steps = checkpoints.steps(repair=False)
+    wanted = [s for s in steps if step in (None, s)]
+    found = next(filter(None, (checkpoints.sound(s, repair=False) for s in wanted)), None)
+    others = [str(s) for s in reversed(steps) if s != step]
+    if found is None and step is not None and others:
+        raise UserError(
+            got=f"{run_dir}, without a sound checkpoint of step {step}",
+            expected=f"a step that was saved: {', '.join(others)}",
+            do="take one of these; --keep-every-steps keeps those of a run's further steps",
+        )
     if found is None:
         raise UserError(
             got=f"{run_dir}, without a checkpoint",
@@ -64,6 +79,13 @@ def find_saved[C](run_dir: str | PurePath, default: C) -> Saved[C]:
     if files := changed_files(manifest.get("sources", {}), provenance.sources()):
         log.warning("%s was saved by other code in %s", path, ", ".join(files))
     return Saved(path, manifest, from_dict(default, manifest["config"]))
+
+
+def _checkpoints(run_dir: str | PurePath) -> Checkpoints:
+    """Those of a run, to be read."""
+    shelf = shelf_of(str(run_dir), reader=True)
+    shelf.clear_copies()
+    return Checkpoints(shelf, RunConfig())
 
 
 def mesh_that_fits(config: MeshConfig) -> Mesh:

@@ -28,13 +28,17 @@ def masked_attention(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B S K H"],
     v: Float[Array, "B S K H"],
-    mask: Bool[Array, "#B T S"],
+    mask: Bool[Array, "#B T S"] | None,
 ) -> Float[Array, "B T N*H"]:
-    """Softmax attention as two batched matrix products with a float32 softmax between them."""
+    """Softmax attention as two batched matrix products with a float32 softmax between them.
+
+    mask: which keys a query sees; None = all.
+    """
     batch, length, heads, dim = q.shape
     q = q.reshape(batch, length, k.shape[2], -1, dim) * (1 / math.sqrt(dim))
     scores = product("btkgh,bskh->bkgts", q, k)
-    scores = jnp.where(mask[:, None, None], scores, -1e30)
+    if mask is not None:
+        scores = jnp.where(mask[:, None, None], scores, -1e30)
     # Dividing after the second product touches H columns instead of S.
     exp_scores = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
     mixed = product("bkgts,bskh->bkgth", exp_scores.astype(v.dtype), v)

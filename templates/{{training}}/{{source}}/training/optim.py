@@ -32,9 +32,9 @@ def make_schedule(config: OptimConfig) -> optax.Schedule:
 def make_optimizer(config: OptimConfig, labels: Any, decayed: Any) -> optax.GradientTransformation:
     """AdamW or Muon, with decoupled decay of the parameters marked in `decayed`; `update` clips.
 
-    labels: tree of "matrix", "embedding" or "vector" beside the parameters. Muon (Jordan et al.
-    2024) updates the matrices and AdamW the rest. By itself, `optax.contrib.muon` sends stacked
-    layers to Adam and embeddings to Muon, and its Adam part ignores the decay mask.
+    labels: tree of "matrix", "embedding", "kernel" or "vector" beside the parameters. Muon (Jordan
+    et al. 2024) updates the matrices and AdamW the rest. By itself, `optax.contrib.muon` sends
+    stacked layers to Adam and embeddings to Muon, and its Adam part ignores the decay mask.
     """
     c, schedule = config, make_schedule(config)
 

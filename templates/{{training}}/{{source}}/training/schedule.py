@@ -32,6 +32,13 @@ def linear(c: Any, steps: int) -> Schedule:
     return optax.linear_schedule(1.0, c.final_fraction, steps)
 
 
+def constant(c: Any, steps: int) -> Schedule:
+    """The peak throughout: averages of the parameters take the place of a decay."""
+    import optax
+
+    return optax.constant_schedule(1.0)
+
+
 # Name -> (OptimConfig, number of steps after the warmup) -> the schedule of those steps.
-SCHEDULES = {"cosine": cosine, "wsd": wsd, "linear": linear}
+SCHEDULES = {"cosine": cosine, "wsd": wsd, "linear": linear, "constant": constant}
 type ScheduleName = Literal[*SCHEDULES]  # type: ignore[valid-type]  # mypy wants them written out

@@ -240,12 +240,6 @@ def test_half_written_is_cleared(tmp_path: Path) -> None:
     assert len(draws(tmp_path)) == 15
 
 
-@pytest.mark.parametrize(("keep", "left"), [(1, [20]), (3, [12, 16, 20]), (0, [4, 8, 12, 16, 20])])
-def test_keeps_as_many_as_asked(tmp_path: Path, keep: int, left: list[int]) -> None:
-    go(config_of(tmp_path, 20, keep_checkpoints=keep, save_every_steps=4))
-    assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == left
-
-
 @dataclasses.dataclass(frozen=True)
 class GrownConfig(SamplerConfig):
     """The sampler's settings after a release that added one."""

@@ -1,6 +1,7 @@
 """A run is opened as it was saved, on the devices that are here, and stays untouched."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import jax
@@ -9,7 +10,8 @@ import pytest
 
 from ...errors import UserError
 from ...run_config import MeshConfig
-from ..saved import find_saved, mesh_that_fits
+from ..saved import find_saved, mesh_that_fits, saved_steps
+from .test_checkpoint import flip, largest
 from .test_loop import config_of, go
 from .workloads import SamplerConfig, sampler
 
@@ -30,6 +32,38 @@ def test_the_newest_sound_checkpoint_is_found_and_loaded(tmp_path: Path) -> None
     before = sorted(saved.path.parent.rglob("*"))
     assert find_saved(tmp_path, SamplerConfig()).step == 7
     assert sorted(saved.path.parent.rglob("*")) == before
+
+
+def test_a_step_is_found_and_a_missing_or_damaged_one_is_refused_with_those_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert saved_steps(tmp_path) == []
+    go(config_of(tmp_path, 20, save_every_steps=1, keep_checkpoints=0))  # more than a restore needs
+    assert saved_steps(tmp_path) == list(range(1, 21))
+    workload, mesh = sampler(SamplerConfig()), mesh_that_fits(MeshConfig())
+    abstract = jax.eval_shape(workload.init, jax.random.key(0))
+    bare = {name: abstract[name] for name in ("at", "step")}
+    for step in (1, 13, 20):
+        saved = find_saved(tmp_path, SamplerConfig(), step)
+        assert (saved.step, saved.path.name) == (step, f"{step:08d}")
+        assert saved.load(bare, workload.specs(bare), mesh)["step"] == step
+    for step in (*range(3, 13), *range(14, 21)):
+        shutil.rmtree(tmp_path / "checkpoints" / f"{step:08d}")
+    (tmp_path / "checkpoints" / "00000002" / "files-0.json").unlink()  # never committed
+    flip(largest(tmp_path / "checkpoints" / "00000013"))
+    before = sorted((tmp_path / "checkpoints").rglob("*"))
+    for step, others in ((13, "1"), (2, "1, 13"), (7, "1, 13"), (0, "1, 13")):
+        said = rf"got: .*step {step}\nexpected: .*: {others}\n.*--keep-every-steps"
+        with pytest.raises(UserError, match=said):
+            find_saved(tmp_path, SamplerConfig(), step)
+    assert "00000013 is damaged" in caplog.text
+    assert saved_steps(tmp_path) == [1]
+    shutil.rmtree(tmp_path / "checkpoints" / "00000001")
+    with pytest.raises(UserError, match="without a checkpoint"):
+        find_saved(tmp_path, SamplerConfig(), 13)
+    assert sorted((tmp_path / "checkpoints").rglob("*")) == [
+        p for p in before if "00000001" not in p.parts
+    ]
 
 
 def test_what_the_code_declares_is_what_was_saved(tmp_path: Path) -> None:

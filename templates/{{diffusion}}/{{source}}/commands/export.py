@@ -1,0 +1,17 @@
+"""`export`: weights and a sampler for other tools."""
+
+from ..config import Draw
+from ..errors import Exit
+
+
+def export(*, to: str, draw: Draw, run_dir: str = "runs/demo") -> int:
+    """Write weights as safetensors and a sampler as StableHLO, which needs JAX alone.
+
+    Args:
+        to: the folder to write
+        run_dir: the folder of the run
+    """
+    from ..exported import export_run
+
+    export_run(run_dir, to, draw)
+    return Exit.DONE

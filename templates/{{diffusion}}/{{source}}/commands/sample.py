@@ -1,0 +1,51 @@
+"""`sample`: images from a checkpoint."""
+
+from pathlib import Path
+from typing import Annotated
+
+from ..config import Draw
+from ..errors import Exit
+from ..run_config import Bounds
+
+COLUMNS = 10  # of the picture
+
+
+def sample(
+    *,
+    draw: Draw,
+    run_dir: str = "runs/demo",
+    to: str = "samples",
+    count: Annotated[int, Bounds(above=0)] = 64,
+    classes: tuple[int, ...] = (),
+    seed: Annotated[int, Bounds(least=0, most=2**32 - 1)] = 0,
+) -> int:
+    """Draw images with a checkpoint, the newest if no other is named.
+
+    Args:
+        run_dir: the folder of the run
+        to: the folder to write: images.png, and images.npz with `images` and `labels`
+        count: how many images
+        classes: of the images, repeated; none given = all classes in turn
+        seed: the same seed draws the same images, on any number of devices
+    """
+    import numpy as np
+    from PIL import Image
+
+    from ..images.pictures import grid
+    from ..images.pixels import to_network
+    from ..records import store
+    from ..runtime.start import start
+    from ..trained import open_run
+
+    start()
+    run = open_run(run_dir, draw)
+    labels = run.labels(count, classes)
+    pixels = run.to_pixels(run.draw(labels, seed))
+    picture = grid(np.asarray(to_network(pixels, run.learner.kind.levels)), COLUMNS)
+    folder = Path(to)
+    store.write(folder / "images.png", lambda file: Image.fromarray(picture).save(file, "PNG"))
+    store.write(
+        folder / "images.npz", lambda f: np.savez_compressed(f, images=pixels, labels=labels)
+    )
+    print(f"{to}: {count} images of step {run.step}, {run.about}")
+    return Exit.DONE

@@ -1,0 +1,200 @@
+"""Prepared images on disk: their manifest, its verification, and reading them.
+
+A shard is, for each split, `*.pixels.npy` (uint8 [N, H, W, C]), `*.labels.npy` (int32 [N]) and,
+with an autoencoder, `*.latents.npy` (float16 [N, h, w, c]). Decides nothing of what they hold.
+"""
+
+import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int32, Shaped
+
+from ..errors import UserError
+from ..records import store
+from ..records.mirror import local
+from .usable import Counts, tell, tell_left_out, tell_names
+
+FORMAT = 1  # of shards and manifest
+LOCK = ".lock"  # of a prepared folder, held by who writes in it
+
+type SplitName = Literal["train", "heldout"]
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What is known of the latents of a folder."""
+
+    shape: tuple[int, ...]  # height, width, channels
+    mean: tuple[float, ...]  # of each channel over the images to train on
+    std: tuple[float, ...]
+    probe: tuple[float, ...]  # some of what the encoder makes of a fixed input
+
+
+@dataclass
+class Manifest:
+    """What `prepare` was asked for and what it made; it fills one in as it goes on."""
+
+    request: dict[str, Any]
+    levels: int  # pixels are 0 to levels - 1
+    class_names: list[str]  # by label; [] where classes have numbers only
+    classes: int = 0  # 0 = unconditional
+    label_type: str = ""  # of all labels: NoneType, int or str
+    shape: tuple[int, ...] = ()  # height, width, channels
+    brightest: int = 0  # value of a pixel
+    examples: int = 0  # of the source that were read, in its order
+    shards: int = 0
+    images: dict[str, int] = field(default_factory=lambda: {"train": 0, "heldout": 0})
+    repeated: int = 0  # images that equal an earlier one; both are in one split
+    unusable: Counts = field(default_factory=dict)  # images that were left out
+    changed: Counts = field(default_factory=dict)  # what was done to images
+    unread: Counts = field(default_factory=dict)  # files that are no images
+    latents: Latents | None = None
+    files: dict[str, str] = field(default_factory=dict)  # name -> SHA-256
+    images_sha256: str = ""  # of names and hashes of the files
+    complete: bool = False
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The rows of several arrays, one after the other, memory-mapped."""
+
+    files: tuple[tuple[Path, str], ...]  # with the SHA-256 of each
+    starts: Shaped[np.ndarray, " files_end"]  # first row of each, then the end
+    shape: tuple[int, ...]  # of a row
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getitem__(self, row: int) -> Shaped[np.ndarray, "..."]:
+        """One row; IndexError outside of [0, len). Safe from any thread."""
+        at = int(np.searchsorted(self.starts, row, "right")) - 1
+        return _map(*self.files[at])[row - int(self.starts[at])]
+
+    def read(self, rows: Iterable[int]) -> Shaped[np.ndarray, "rows ..."]:
+        """Some rows in the order asked for, in memory; at least one."""
+        return np.stack([self[int(row)] for row in rows])
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of one split."""
+
+    pixels: Stack  # uint8 [N, H, W, C]
+    labels: Int32[np.ndarray, " N"]  # 0 without classes
+    latents: Stack | None  # float16 [N, h, w, c], as the encoder gave them
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def put(folder: Path, manifest: Manifest, name: str, rows: Shaped[np.ndarray, "..."]) -> None:
+    """Add a file to a folder, whole or not at all, and to the manifest in memory."""
+    store.write(folder / name, lambda file: np.save(file, rows))
+    manifest.files[name] = store.sha256(folder / name)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Make the files that were put there count."""
+    store.write_json(folder / "manifest.json", asdict(manifest))
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """The manifest of a prepared folder, complete or not."""
+    path = local(str(folder)) / "manifest.json"
+    try:
+        plain = store.read_json(path)
+        if plain["format"] != FORMAT:
+            raise ValueError(f"format {plain['format']}")
+        latents = plain["latents"] and Latents(**{k: (*v,) for k, v in plain["latents"].items()})
+        return Manifest(**plain | {"latents": latents, "shape": (*plain["shape"],)})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            got=f"{path}: {error}",
+            expected=f"a manifest of images, of format {FORMAT}",
+            do="run `prepare` with another --data.prepared-dir; every host must see its files",
+        ) from error
+
+
+def open_split(folder: str | Path, split: SplitName) -> Split:
+    """Memory-map a split, once the SHA-256 of each file is that of the manifest."""
+    folder, manifest = local(str(folder)), read_manifest(folder)
+    if not manifest.complete:
+        raise UserError(
+            got=f"{folder}, where `prepare` was stopped after {manifest.shards} shards",
+            expected="all shards",
+            do="run `prepare` with the same --data settings; it goes on where it stopped",
+        )
+    files = {folder / n: sha for n, sha in manifest.files.items() if n.startswith(f"{split}-")}
+    with ThreadPoolExecutor() as pool:  # hashlib releases the GIL
+        list(pool.map(_check, files, files.values()))
+    kinds = {
+        kind: tuple((p, sha) for p, sha in files.items() if p.name.endswith(f".{kind}.npy"))
+        for kind in ("pixels", "labels", "latents")
+    }
+    return Split(
+        pixels=_stack(kinds["pixels"]),
+        labels=np.concatenate([np.load(path) for path, _ in kinds["labels"]]),
+        latents=_stack(kinds["latents"]) if kinds["latents"] else None,
+    )
+
+
+def describe(manifest: Manifest) -> str:
+    """What was prepared, changed and left out, in a few lines."""
+    images, names = manifest.images, manifest.class_names
+    shown = f" ({tell_names(names, len(names))})" if names else ""
+    lines = [
+        f"{images['train']:,} images to train on, {images['heldout']:,} held out",
+        f"{' x '.join(map(str, manifest.shape))}, values up to {manifest.brightest} of "
+        f"{manifest.levels - 1}, {manifest.classes or 'no'} classes{shown}",
+        manifest.latents and f"latents: {' x '.join(map(str, manifest.latents.shape))}",
+        manifest.repeated and f"{manifest.repeated:,} images equal another one",
+        manifest.changed and f"changed: {tell(manifest.changed)}",
+        manifest.unread and f"not read: {tell(manifest.unread)}",
+        manifest.unusable and left_out(manifest),
+        f"images {manifest.images_sha256[:16]}",
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def left_out(manifest: Manifest) -> str:
+    """How many images were left out, why, and the names of the first, in one line."""
+    return tell_left_out(manifest.unusable, sum(manifest.images.values()))
+
+
+def manifest_file(folder: str | Path) -> dict[str, bytes]:
+    """Name -> content of what sampling needs of a prepared folder: its manifest, without shards."""
+    bare = replace(read_manifest(folder), complete=False, shards=0, files={})
+    return {"manifest.json": json.dumps(asdict(bare), indent=1).encode()}
+
+
+def _stack(files: tuple[tuple[Path, str], ...]) -> Stack:
+    shapes = [np.load(path, mmap_mode="r").shape for path, _ in files]
+    return Stack(files, np.cumsum([0, *(shape[0] for shape in shapes)]), shapes[0][1:])
+
+
+def _check(path: Path, sha256: str) -> None:
+    try:
+        digest = store.sha256(path)
+        got = f"{path.stat().st_size} bytes with SHA-256 {digest}"
+    except OSError as error:
+        digest, got = "", str(error)
+    if digest != sha256:
+        raise UserError(
+            got=f"{path}: {got}",
+            expected=f"SHA-256 {sha256}, as its manifest says",
+            do="put back the file that was there, or run `prepare` with another "
+            "--data.prepared-dir: the run goes on with the same images wherever it is",
+        )
+
+
+@lru_cache(maxsize=256)  # each holds a file descriptor, of which a process often has 1024
+def _map(path: Path, sha256: str) -> np.ndarray:
+    """`sha256` is part of the cache key: a folder may be prepared again under the same names."""
+    return np.load(path, mmap_mode="r")
