@@ -23,7 +23,7 @@ from .step import Learner, predict
 from .training.axes import spec
 
 type Generate = Callable[..., Float[np.ndarray, "..."]]
-"""(parameters, labels, seed, beat, scale=…, weak=…) -> images, or trajectories, of the network."""
+"""(parameters, labels, seed, beat, scale=…, weak=…, indices=…) -> images or their trajectories."""
 
 
 def averaged(state: State, name: str) -> Any:
@@ -97,12 +97,12 @@ def make_generate(
         *,
         scale: Float[np.ndarray, " N"] | None = None,
         weak: Any = None,
-        first: int = 0,
+        indices: Int[np.ndarray, " N"] | None = None,
     ) -> Float[np.ndarray, "N ..."]:
         scales = np.full(len(labels), config.guidance) if scale is None else scale
         rows = {
             "label": labels.astype(np.int32),
-            "index": first + np.arange(len(labels), dtype=np.int32),
+            "index": np.arange(len(labels), dtype=np.int32) if indices is None else indices,
             "scale": scales.astype(np.float32)[:, None, None, None],
         }
         key = np.asarray(jax.random.key_data(jax.random.key(seed)))

@@ -73,7 +73,9 @@ def make_artifacts(
         if by_steps:
             scales = np.repeat(np.array(GUIDANCES, np.float32), classes)
             rows = np.tile(labels[:classes], len(GUIDANCES))
-            drawn = [shown(draw(params, rows, 0, beat, scale=scales)) for draw in by_steps]
+            same = np.tile(np.arange(classes, dtype=np.int32), len(GUIDANCES))  # noise in each row
+            options = {"scale": scales, "indices": same}
+            drawn = [shown(draw(params, rows, 0, beat, **options)) for draw in by_steps]
             cells = [
                 [grid(part[i * classes : (i + 1) * classes], classes) for part in drawn]
                 for i in range(len(GUIDANCES))

@@ -1,6 +1,6 @@
 """What both backbones are made of: conditioning, attention, dropout. Knows no image and no loss.
 
-Letters in shapes: B images, S sinusoids, T tokens, D width, N heads, H head_dim, P = H / 2, E a part
+Letters in shapes: B images, S sinusoids, T tokens, D width, N heads, H head_dim, P = H / 2, E part
 of the outputs, A numbers of an augmentation.
 """
 

@@ -14,15 +14,15 @@ SCALE_STD = 0.2  # of log2 of the scale, and of the ratio of width to height
 SHIFT_STD = 0.125  # of the shift along each axis, parts of the image
 
 
-def flip(key: Key[Array, ""], images: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+def flip(key: Key[Array, ""], images: Float[Array, "*B H W C"]) -> Float[Array, "*B H W C"]:
     """Mirror each image left to right or not, by a fair coin of its own."""
-    heads = jax.random.bernoulli(key, shape=(len(images), 1, 1, 1))
-    return jnp.where(heads, images[:, :, ::-1], images)
+    heads = jax.random.bernoulli(key, shape=(*images.shape[:-3], 1, 1, 1))
+    return jnp.where(heads, images[..., ::-1, :], images)
 
 
 def augment(
-    key: Key[Array, ""], images: Float[Array, "B H W C"], probability: float
-) -> tuple[Float[Array, "B H W C"], Float[Array, "B conditions"]]:
+    key: Key[Array, ""], images: Float[Array, "*B H W C"], probability: float
+) -> tuple[Float[Array, "*B H W C"], Float[Array, "*B conditions"]]:
     """Transformed images, and the conditions by which the network can tell them from data.
 
     The non-leaky augmentation of EDM (arXiv:2206.00364, appendix F.2): as the network knows the
@@ -33,23 +33,25 @@ def augment(
     """
     parts = ("on", "mirror", "scale", "ratio", "angle", "shift")
     keys = dict(zip(parts, jax.random.split(key, len(parts)), strict=True))
-    count = len(images)
+    each = images.shape[:-3]
     mirrors, scales, ratios, turns, shifts = jax.random.bernoulli(
-        keys["on"], probability, (5, count)
+        keys["on"], probability, (5, *each)
     )
-    angle = jax.random.uniform(keys["angle"], (count,), minval=-jnp.pi, maxval=jnp.pi) * turns
+    angle = jax.random.uniform(keys["angle"], each, minval=-jnp.pi, maxval=jnp.pi) * turns
     conditions = jnp.stack(
         [
-            1.0 * (jax.random.bernoulli(keys["mirror"], shape=(count,)) & mirrors),
-            jax.random.normal(keys["scale"], (count,)) * scales,
-            jax.random.normal(keys["ratio"], (count,)) * ratios,
+            1.0 * (jax.random.bernoulli(keys["mirror"], shape=each) & mirrors),
+            jax.random.normal(keys["scale"], each) * scales,
+            jax.random.normal(keys["ratio"], each) * ratios,
             jnp.cos(angle) - 1,
             jnp.sin(angle),
-            *(jax.random.normal(keys["shift"], (2, count)) * shifts),
+            *(jax.random.normal(keys["shift"], (2, *each)) * shifts),
         ],
-        axis=1,
+        axis=-1,
     )
-    return jax.vmap(transform)(images, conditions), conditions
+    return jnp.vectorize(transform, signature="(h,w,c),(a)->(h,w,c)")(
+        images, conditions
+    ), conditions
 
 
 def transform(

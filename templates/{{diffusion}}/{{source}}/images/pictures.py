@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from ..contract import Beat
-from .metrics import nearest
+from .distances import nearest
 
 GAP = 2  # pixels between images
 LEGIBLE = 48  # pixels that the longer side of an image has at least, unless a scale is given

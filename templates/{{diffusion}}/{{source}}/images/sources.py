@@ -6,6 +6,7 @@ Decodes none, drops none, and never reads what `prepare` or a run wrote.
 import hashlib
 import importlib
 import math
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,8 +135,7 @@ def _hugging_face(config: ImageConfig) -> Source:
 
     def examples() -> Iterator[Example]:
         for at, row in enumerate(table):
-            image = row[config.image_field] or {}
-            content = image.get("bytes") or (image.get("path") and Path(image["path"]))
+            content = _content(row[config.image_field], Path())
             yield _example(f"row {at}", content, row.get(config.label_field), config)
 
     return Source(examples(), class_names=tuple(names))
@@ -198,7 +198,6 @@ def _read_arrays(path: Path, name: str, config: ImageConfig) -> Iterator[Example
 
 
 def _read_parquet(path: Path, name: str, config: ImageConfig) -> Iterator[Example]:
-    """Encoded images as they are, or in the `bytes` of a struct, as Hugging Face writes them."""
     import pyarrow.parquet as pq
 
     fields, at = [field for field in (config.image_field, config.label_field) if field], 0
@@ -206,11 +205,18 @@ def _read_parquet(path: Path, name: str, config: ImageConfig) -> Iterator[Exampl
         _check_fields(table.schema_arrow.names, config)
         for batch in table.iter_batches(batch_size=ROWS, columns=fields):
             for row in batch.to_pylist():
-                image = row[config.image_field]
-                content = image.get("bytes") if isinstance(image, dict) else image
-                content = content if isinstance(content, bytes) else None
+                content = _content(row[config.image_field], path.parent)
                 yield _example(f"{name}:{at}", content, row.get(config.label_field), config)
                 at += 1
+
+
+def _content(image: Any, folder: Path) -> Content:
+    """The bytes of an image in a table, or in Hugging Face's struct of bytes and path."""
+    if isinstance(image, dict):
+        path = image.get("path")
+        image = image.get("bytes") or (path and folder / path)
+    is_image = os.path.isfile(image) if isinstance(image, Path) else isinstance(image, bytes)
+    return image if is_image else None
 
 
 def _check_fields(names: list[str], config: ImageConfig) -> None:

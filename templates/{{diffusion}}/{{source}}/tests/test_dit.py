@@ -58,10 +58,13 @@ def test_patches_are_near_pixels_in_reading_order() -> None:
         np.testing.assert_array_equal(unpatchify(patchify(x, patch), 6 // patch, patch), x)
 
 
-def test_patches_that_do_not_fill_the_image() -> None:
-    words = r"(?s)--model.patch 4 for images of 12 x 18.*from \[1, 2, 3, 6\].*--data.size"
+@pytest.mark.parametrize("shape", [(12, 18, 1), (18, 12, 1)])
+def test_patches_that_do_not_fill_the_image(shape: tuple[int, int, int]) -> None:
+    words = (
+        rf"(?s)--model.patch 4 for images of {shape[0]} x {shape[1]}.*\[1, 2, 3, 6\].*--data.size"
+    )
     with pytest.raises(UserError, match=words):
-        make_network(replace(DIT, patch=4), (12, 18, 1), 0, 0, jax.random.key(0))
+        make_network(replace(DIT, patch=4), shape, 0, 0, jax.random.key(0))
 
 
 def test_scores_depend_on_distances_by_row_and_column_alone() -> None:

@@ -1,6 +1,7 @@
 """Both backbones are functions of image, noise, class and augmentation, however they run."""
 
 import math
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -10,19 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.sharding import PartitionSpec as P
 
 from .. import dit, unet
 from ..config import ModelConfig
 from ..errors import UserError
 from ..network import flops_per_image, make_network
 from ..parts import attend, dropout, resolve_attention, sinusoids
-from ..run_config import MeshConfig
-from ..runtime.sharding import check_divisible, make_mesh, named
-from ..training.axes import spec
-from ..training.layers import annotation, state_specs
-from ..training.optim import make_optimizer
-from ..training.optim_config import OptimConfig
 from .networks import (
     AUGMENTED,
     CLASSES,
@@ -51,6 +45,15 @@ def test_the_first_output_is_zero(config: ModelConfig, dtype: Any) -> None:
     out = forward(replace(config, compute_dtype=dtype), plain(make(config)[1]))
     assert out.dtype == "float32"
     np.testing.assert_array_equal(out, np.zeros_like(IMAGES))
+
+
+@both
+def test_gates_and_last_layers_are_zero_at_first(config: ModelConfig) -> None:
+    found = {name for name, w in names(plain(make(config)[1])).items() if not np.any(w)}
+    zeros = {"dit": r"out|(blocks/)?modulation/.*"}
+    zeros["unet"] = r"out|attention/out|.*bias|blocks/.*/(second|modulation/.*)"
+    names_of_all = names(filled(config))
+    assert found == {name for name in names_of_all if re.fullmatch(zeros[config.backbone], name)}
 
 
 @both
@@ -174,99 +177,19 @@ def test_remat_keeps_less_and_computes_the_same(config: ModelConfig) -> None:
     assert kept["full"] < kept["dots"] < kept["none"]
 
 
-@both
-def test_eight_devices_compute_what_one_does(config: ModelConfig) -> None:
-    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    parameters, declared = filled(config), make(config)[1]
-    specs = state_specs(declared, parameters)
-    check_divisible(parameters, specs, mesh)
-    with jax.set_mesh(mesh):
-        placed = jax.device_put(parameters, named(specs, mesh))
-        inputs = [jax.device_put(x, named(spec("batch"), mesh)) for x in INPUTS[:4]]
-        out = forward(config, placed, *inputs, None)
-    assert out.sharding.spec[0] == ("data", "fsdp")
-    expected = forward(config, parameters)
-    assert_close(out, expected, atol=1e-5 * float(jnp.abs(expected).max()))
-
-
-MATRIX, LAST = P("fsdp", "tensor"), P("tensor", "fsdp")
-SPECS = {
-    "out": P("fsdp", None),
-    "registers": P(None, None),
-    "embed": P(None, "fsdp"),
-    "modulation/matrix": MATRIX,
-    "modulation/bias": P(None),
-    "condition/noise_in": MATRIX,
-    "condition/noise_out": LAST,
-    "condition/label": P(None, None),
-    "condition/augment": P(None, "fsdp"),
-}
-ATTENTION = dict.fromkeys(("query", "key", "value"), MATRIX) | {"out": LAST}
-ATTENTION |= dict.fromkeys(("query_norm", "key_norm"), P(None))
-BLOCK = {"gate": MATRIX, "up": MATRIX, "down": LAST}
-BLOCK |= {"modulation/matrix": MATRIX, "modulation/bias": P(None)}
-BLOCK |= {f"attention/{name}": found for name, found in ATTENTION.items()}
-
-
-def test_shardings_of_a_transformer() -> None:
-    found = names_of_specs("dit")
-    stacked = {f"blocks/{name}": P(None, *found) for name, found in BLOCK.items()}
-    assert found == SPECS | stacked
-
-
-def test_shardings_of_a_unet() -> None:
-    found = names_of_specs("unet")
-    for name, places in found.items():
-        last = name.rpartition("/")[2]
-        if name.startswith("attention/"):
-            assert places == ATTENTION[last]
-        elif name in SPECS and name != "out":
-            assert places == SPECS[name]
-        elif last in ("gain", "bias", "attention_gain", "attention_bias", "out_gain", "out_bias"):
-            assert places == P(None)
-        else:
-            expected = {
-                "first": P(None, None, "fsdp", "tensor"),
-                "second": P(None, None, "tensor", "fsdp"),
-                "matrix": MATRIX,
-                "shortcut": P("fsdp", None),
-            }
-            ends = {"first": P(None, None, None, "fsdp"), "out": P(None, None, "fsdp", None)}
-            assert places == (ends[name] if name in ends else expected[last]), name
-
-
-def names_of_specs(backbone: str) -> dict[str, P]:
-    declared = make(CONFIGS[backbone])[1]
-    specs = state_specs(declared, plain(declared))
-    leaves = jax.tree_util.tree_leaves_with_path(specs, is_leaf=lambda x: isinstance(x, P))
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): s for path, s in leaves}
-
-
-@both
-def test_muon_takes_matrices_and_leaves_kernels_to_adam(config: ModelConfig) -> None:
-    declared = make(config)[1]
-    labels, decayed = annotation(declared, "label"), annotation(declared, "decay")
-    settings = OptimConfig(optimizer="muon", learning_rate=0.01, horizon_steps=9, warmup_steps=0)
-    optimizer = make_optimizer(replace(settings, weight_decay=0.0), labels, decayed)
-    slopes = jax.tree.map(lambda w: jnp.where(w > 0, 1.0, -1.0), filled(config))
-    updates, _ = jax.jit(lambda g: optimizer.update(g, optimizer.init(g), g))(slopes)
-    for name, label in names(labels).items():
-        moved, slope = names(updates)[name], names(slopes)[name]
-        is_adam = np.allclose(moved, -0.01 * slope, rtol=1e-3)  # its first step
-        assert is_adam == (label != "matrix"), name
-        assert label in ("matrix", "embedding", "kernel", "vector")
-        assert names(decayed)[name] == (label != "vector")
-        assert (label == "kernel") == (slope.ndim == 4)
-
-
 @pytest.mark.parametrize(
     ("config", "shape"),
     [
         (ModelConfig(width=128, layers=3, mlp_width=256, patch=4, scan_unroll=3), (64, 48, 3)),
+        # Few layers, large patches and many registers: the embedding and the output are a third.
+        (
+            ModelConfig(width=128, layers=1, mlp_width=128, patch=16, registers=128),
+            (256, 256, 3),
+        ),
         # So large that the border, where XLA counts no product, is a small part.
         (ModelConfig(backbone="unet", width=64, layers=2, multipliers=(1, 2, 3)), (128, 96, 3)),
     ],
-    ids=CONFIGS.keys(),
+    ids=["dit", "patches", "unet"],
 )
 def test_flops_are_those_that_xla_counts(config: ModelConfig, shape: tuple[int, ...]) -> None:
     graph, declared = nnx.split(
@@ -306,6 +229,13 @@ def test_attention_is_what_the_platform_has(monkeypatch: pytest.MonkeyPatch) -> 
     assert resolve_attention("auto", "float32", 72) == "xla"
     with pytest.raises(UserError, match=r"(?s)bfloat16 and heads of 12"):
         resolve_attention("cudnn", "bfloat16", 12)
+    # The heads of a UNet are those where its attention is: 64 or 192 wide.
+    for multipliers, expected in (((3, 1), "cudnn"), ((1, 3), "xla")):
+        config = ModelConfig(backbone="unet", heads=1, multipliers=multipliers)
+        network = nnx.eval_shape(
+            lambda c=config: make_network(c, (8, 8, 1), 0, 0, jax.random.key(0))
+        )
+        assert (network.config.attention, network.config.compute_dtype) == (expected, "bfloat16")
 
 
 def test_sinusoids_of_the_noise() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ...errors import Exit
-from ...records.store import read_lines
+from ...records.store import read_lines, write
 from .. import loop
 from .test_checkpoint import flip, largest
 from .workloads import config_of, go
@@ -67,3 +67,14 @@ def test_a_damaged_one_at_a_multiple_is_set_aside_and_saved_again(tmp_path: Path
 def test_the_aim_is_judged_at_the_multiples_too(tmp_path: Path) -> None:
     go(config_of(tmp_path, 20, keep_every_steps=3), done=lambda values: True)
     assert steps_in(tmp_path) == [3]
+
+
+def test_what_was_not_committed_is_none_of_the_newest(tmp_path: Path) -> None:
+    theirs = tmp_path / "checkpoints" / "00000099" / "theirs"
+
+    def appears(cursor: int) -> dict:  # after the start has cleared what was not committed
+        write(theirs, "x")
+        return {}
+
+    go(config_of(tmp_path, 20, save_every_steps=4, keep_checkpoints=1), batch=appears)
+    assert steps_in(tmp_path) == [20, 99]

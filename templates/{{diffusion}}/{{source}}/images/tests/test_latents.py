@@ -18,7 +18,7 @@ from ..prepare import prepare
 from ..rows import Rows
 from ..settings import DataConfig
 from ..shards import describe, open_split, read_manifest
-from .test_prepare import KilledError, files_of
+from .prepared import KilledError, files_of
 
 CODES = 12  # of 30 pixels
 

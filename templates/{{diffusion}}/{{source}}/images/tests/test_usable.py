@@ -1,0 +1,106 @@
+"""What cannot be used is counted, named, and refused where it is more than a share."""
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ...errors import UserError
+from ..prepare import prepare
+from ..settings import DataConfig
+from ..shards import describe
+from .prepared import in_both
+
+# What is in the folder beside sixty pictures of 6 x 5, in three classes -> words of the report.
+FAULTS: dict[str, tuple[list[tuple[str, bytes]], str]] = {
+    "cut": (
+        [("axe/x.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")],
+        "left out 1 of 61 images; damaged: 1 (axe/x.png)",
+    ),
+    "empty": (
+        [(f"axe/x{n}\n.png", b"") for n in range(6)],
+        r"left out 6 of 66 images; not an image: 6 ('axe/x0\n.png', 'axe/x1\n.png', "
+        r"'axe/x2\n.png', 'axe/x3\n.png', 'axe/x4\n.png', ...)",
+    ),
+    "loose": ([("a.png", b"")], "no label: 1 (a.png)"),
+    "other": ([("a.txt", b""), ("axe/.DS_Store", b"")], "not read: .txt file: 1 (a.txt); hidden"),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_unusable_pictures_are_counted_named_and_refused(config: DataConfig, case: str) -> None:
+    beside, words = FAULTS[case]
+    for name, content in beside:
+        (Path(config.source) / name).write_bytes(content)
+    manifest = prepare(replace(config, max_unusable_fraction=0.1), show=False)
+    assert words in describe(manifest)
+    assert manifest.examples == 60 + (0 if case == "other" else len(beside))
+    assert sum(manifest.images.values()) == 60
+    # What was prepared once is opened without a word: its runs go on.
+    assert prepare(replace(config, max_unusable_fraction=0.0), show=False).complete
+    shutil.rmtree(config.prepared_dir)
+    if case == "other":
+        prepare(replace(config, max_unusable_fraction=0.0), show=False)
+        return
+    share = len(beside) / (60 + len(beside))
+    prepare(replace(config, max_unusable_fraction=share), show=False)
+    shutil.rmtree(config.prepared_dir)
+    with pytest.raises(UserError, match=r"--data.max-unusable-fraction") as caught:
+        prepare(replace(config, max_unusable_fraction=0.99 * share), show=False)
+    assert words in str(caught.value)
+    assert os.listdir(config.prepared_dir) == [".lock"]
+
+
+def test_what_is_done_to_pictures_is_said(config: DataConfig) -> None:
+    settings = replace(config, size=7, colour=True)
+    manifest = prepare(settings, show=False)
+    assert manifest.shape == (7, 7, 3)
+    names = "(axe/00.png, axe/03.png, axe/06.png, axe/09.png, axe/12.png, ...)"
+    expected = f"changed: grey to colour: 60 {names}; enlarged: 60 {names}"
+    assert expected in describe(manifest)
+
+
+def test_images_of_two_sizes_are_refused_with_both(config: DataConfig) -> None:
+    Image.new("L", (9, 8)).save(Path(config.source) / "bee" / "odd.png")
+    with pytest.raises(
+        UserError, match=r"(?s)bee/odd.png with 8 x 9 pixels.*6 x 5 pixels.*--data.size 5"
+    ):
+        prepare(config, show=False)
+    assert os.listdir(config.prepared_dir) == [".lock"]
+    assert prepare(replace(config, size=5), show=False).shape == (5, 5, 1)
+
+
+def test_labels_of_two_types_are_refused(config: DataConfig) -> None:
+    folder = Path(config.source)
+    np.save(folder / "axe" / "more.npy", np.zeros((1, 6, 5), np.uint8))
+    with pytest.raises(UserError, match=r"(?s)more.npy:0 .*type NoneType.*--data.label-field"):
+        prepare(config, show=False)
+    assert prepare(replace(config, label_field=""), show=False).classes == 0
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"), [([0] * 9, 1), ([3] * 9, 4), (["b"] * 8 + ["a"], 2), (None, 0)]
+)
+def test_classes_are_counted(tmp_path: Path, labels: list | None, classes: int) -> None:
+    given = {} if labels is None else {"y": np.array(labels)}
+    images = np.arange(9 * 4, dtype=np.uint8).reshape(9, 2, 2)
+    np.savez(tmp_path / "a.npz", x=images, **given)
+    config = DataConfig(source=str(tmp_path / "a.npz"), prepared_dir=str(tmp_path / "prepared"))
+    manifest = prepare(replace(config, heldout_fraction=0.5), show=False)
+    assert manifest.classes == classes
+    assert manifest.class_names == (["b", "a"] if classes == 2 else [])
+    assert f"{classes or 'no'} classes" in describe(manifest)
+    expected = dict(zip(map(np.ndarray.tobytes, images), labels or [0] * 9, strict=True))
+    names = {"b": 0, "a": 1}
+    assert in_both(config) == {key: names.get(label, label) for key, label in expected.items()}
+
+
+def test_one_image_is_too_few(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((1, 2, 2), np.uint8))
+    config = DataConfig(source=str(tmp_path / "a.npy"), prepared_dir=str(tmp_path / "prepared"))
+    with pytest.raises(UserError, match=r"(?s)left out 0 of 1 images.*--data.heldout-fraction"):
+        prepare(config, show=False)

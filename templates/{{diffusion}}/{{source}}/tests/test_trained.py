@@ -1,0 +1,222 @@
+"""A trained run as an object and by its commands: drawn, judged and exported from any folder."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from .. import cli
+from ..config import DrawConfig
+from ..errors import Exit, UserError
+from ..generate import balanced_labels, make_generate
+from ..runtime.loop import run
+from ..runtime.saved import saved_steps
+from ..runtime.sharding import make_mesh
+from ..trained import Trained, open_run
+from ..workload import make_workload
+from . import tiny
+
+STEPS = 24
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that kept a checkpoint every six steps."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = tiny.in_folder(
+        folder, steps=STEPS, save_every_steps=6, keep_every_steps=6, eval_every_steps=12
+    )
+    mesh = make_mesh(config.mesh)
+    assert run(make_workload(config, mesh), config, mesh) == Exit.DONE
+    return folder / "run"
+
+
+def test_the_summary_and_the_pictures_are_there(run_dir: Path) -> None:
+    summary = json.loads((run_dir / "summary.json").read_text())
+    for name in ("samples", "floor", "baseline"):
+        assert np.isfinite(list(summary[name].values())).all()
+    assert summary["floor"]["frechet_heldout"] < summary["samples"]["frechet_heldout"]
+    assert summary["samples"]["memorisation"] > 0.85
+    assert np.isfinite(list(summary["bits_per_dimension"].values())).all()
+    assert summary["heldout_loss_noise_1of4"] != summary["heldout_loss_noise_4of4"]
+    names = {file.name.rpartition("-")[0] for file in (run_dir / "artifacts").iterdir()}
+    assert names == {"samples", "from-noise", "nearest-in-training", "guidance-by-steps"}
+    assert "guidance-by-steps" in (run_dir / "report.html").read_text()
+
+
+def test_an_image_depends_on_index_label_and_seed_alone(run_dir: Path) -> None:
+    opened = open_run(run_dir)
+    all_at_once = opened.sample(20, seed=3)
+    assert all_at_once.dtype == np.uint8
+    assert all_at_once.shape == (20, 8, 8, 1)
+    np.testing.assert_array_equal(opened.sample(20, seed=3), all_at_once)
+    assert (opened.sample(20, seed=4) != all_at_once).any()
+    np.testing.assert_array_equal(opened.sample(7, seed=3), all_at_once[:7])  # another batch
+    fives = opened.sample(20, np.array([5]), seed=3)
+    np.testing.assert_array_equal(fives[5], all_at_once[5])
+    assert (fives[4] != all_at_once[4]).any()
+    one = make_mesh(replace(opened.learner.config.mesh, data=1), jax.devices()[:1])
+    here = jax.device_put(opened.params, jax.devices()[0])
+    alone = make_generate(opened.learner, one, opened.learner.config.sample)
+    drawn = alone(jax.device_get(here), balanced_labels(opened.learner, 20), 3)
+    many = opened.draw(balanced_labels(opened.learner, 20), 3)
+    np.testing.assert_allclose(drawn, many, atol=1e-4)  # 1 and 8 devices
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dpm++", "churn", "adaptive"])
+def test_every_sampler_draws(run_dir: Path, sampler: Any) -> None:
+    images = open_run(run_dir, DrawConfig(sampler=sampler, guidance=1.5)).sample(8)
+    assert images.std() > 0
+
+
+def test_guidance_and_averages_change_what_is_drawn(run_dir: Path) -> None:
+    def drawn(**draw: Any) -> np.ndarray:
+        opened = open_run(run_dir, DrawConfig(**draw))
+        return opened.draw(opened.labels(8), 0)
+
+    usual = drawn()
+    np.testing.assert_array_equal(drawn(guidance=1.0), usual)
+    others = [
+        drawn(guidance=3.0),
+        drawn(guidance=3.0, guidance_to=0.5),
+        drawn(guidance=3.0, guide_step=6),
+        drawn(ema="raw"),
+        drawn(ema="power-0.1"),
+        drawn(ema="power-0.12"),
+        drawn(step=12),
+    ]
+    for index, other in enumerate(others):
+        assert np.abs(other - usual).max() > 1e-4, index
+        assert not any(np.array_equal(other, more) for more in others[index + 1 :]), index
+    # An interval without noise levels is no guidance.
+    np.testing.assert_array_equal(drawn(guidance=3.0, guidance_from=0.0, guidance_to=0.0), usual)
+
+
+def test_a_post_hoc_average_is_near_the_one_that_is_tracked(run_dir: Path) -> None:
+    tracked = open_run(run_dir, DrawConfig(ema="power-0.1")).params
+    made = open_run(run_dir, DrawConfig(ema="power-0.100001")).params
+    raw = open_run(run_dir, DrawConfig(ema="raw")).params
+
+    def distance(one: Any, other: Any) -> float:
+        squares = jax.tree.map(lambda a, b: float(((a - b) ** 2).sum()), one, other)
+        return sum(jax.tree.leaves(squares)) ** 0.5
+
+    assert distance(made, tracked) < 0.01 * distance(raw, tracked)
+    assert saved_steps(run_dir) == [6, 12, 18, 24]
+
+
+def test_likelihood_is_of_each_image(run_dir: Path) -> None:
+    opened = open_run(run_dir)
+    heldout = opened.split("heldout")
+    pixels, labels = heldout.pixels.read(range(6)), heldout.labels[:6]
+    bits = opened.bits_per_dimension(pixels, labels)
+    assert bits.shape == (6,)
+    noise = np.random.default_rng(0).integers(0, 17, pixels.shape).astype(np.uint8)
+    assert (opened.bits_per_dimension(noise, labels) > bits + 0.5).all()
+    estimated = opened.bits_per_dimension(pixels, labels, probes=16)
+    np.testing.assert_allclose(estimated, bits, atol=0.15)
+
+
+@pytest.mark.parametrize(
+    ("draw", "words"),
+    [
+        ({"ema": "decay-0.5"}, r"decay-0.5.*one of raw, decay-0.9, power-0.1, or power-STD"),
+        ({"ema": "power-much"}, r"power-much.*choose"),
+        ({"ema": "power-0.28"}, r"relative width 0.28.*widths 0.1"),
+        ({"step": 7}, r"step 7.*6, 12, 18, 24"),
+        ({"sampler_steps": 0}, r"sampler-steps 0.*at least 1"),
+    ],
+)
+def test_what_is_not_there_is_refused(run_dir: Path, draw: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=rf"(?s){words}"):
+        open_run(run_dir, DrawConfig(**draw))
+
+
+def test_classes_that_are_not_there_are_refused(run_dir: Path) -> None:
+    with pytest.raises(UserError, match=r"(?s)\[3, 10\].*0 to 9"):
+        open_run(run_dir).labels(4, [3, 10])
+
+
+def test_the_commands(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = f"sample --run-dir {run_dir} --count 12 --classes 3 4 --guidance 2 --to drawn"
+    assert cli.run(line.split())[0] == Exit.DONE
+    assert "guidance 2" in capsys.readouterr().out
+    with np.load(tmp_path / "drawn" / "images.npz") as drawn:
+        assert drawn["images"].shape == (12, 8, 8, 1)
+        assert drawn["labels"].tolist() == [3, 4] * 6
+    assert (tmp_path / "drawn" / "images.png").read_bytes()[1:4] == b"PNG"
+    line = f"evaluate --run-dir {run_dir} --images 20 --probes 1 --to found.json"
+    assert cli.run(line.split())[0] == Exit.DONE
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert {"step", "samples", "floor", "baseline", "bits_per_dimension"} <= set(found)
+    for wrong, says in (
+        (f"sample --run-dir {run_dir} --sampler-steps 0", "at least 1"),
+        (f"sample --run-dir {tmp_path / 'nowhere'}", "without a checkpoint"),
+        (f"export --run-dir {run_dir} --to x --sampler adaptive", "choose heun"),
+        (f"evaluate --run-dir {run_dir} --images 20 --features nowhere", "nowhere"),
+    ):
+        assert cli.run(wrong.split())[0] == Exit.USER
+        assert says in capsys.readouterr().err
+
+
+ALONE = """
+import runpy, sys
+from importlib.abc import MetaPathFinder
+
+class OnlyJax(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("flax", "optax", "orbax", "safetensors", "{package}", "diffrax"):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, OnlyJax())
+sys.argv = ["sample.py", "12", "3"]
+runpy.run_path("{script}", run_name="__main__")
+"""
+
+
+def test_what_is_exported_draws_the_same_with_jax_alone(run_dir: Path, tmp_path: Path) -> None:
+    line = f"export --run-dir {run_dir} --to {tmp_path / 'out'} --guidance 2"
+    assert cli.run(line.split())[0] == Exit.DONE
+    opened = open_run(run_dir, DrawConfig(guidance=2.0))
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    assert sum(x.size for x in weights.values()) == sum(
+        x.size for x in jax.tree.leaves(opened.params)
+    )
+    package = (__package__ or "").split(".")[0]
+    script = ALONE.format(package=package, script=tmp_path / "out" / "sample.py")
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, env=environment)
+    images = np.load(tmp_path / "samples.npy")
+    expected = opened.sample(12, seed=3)
+    assert images.dtype == np.uint8
+    # Another program of the same numbers: a value may fall on the other side of a level.
+    assert (np.abs(images.astype(int) - expected.astype(int)) <= 1).all()
+    assert (images == expected).mean() > 0.99
+
+
+def test_a_run_without_classes_draws_and_is_judged(tmp_path: Path) -> None:
+    config = tiny.changed(
+        tiny.CONFIG, data={"conditional": False}, objective={"label_dropout": 0.0}
+    )
+    config = tiny.in_folder(tmp_path, config, steps=2, eval_every_steps=0)
+    mesh = make_mesh(config.mesh)
+    assert run(make_workload(config, mesh), config, mesh) == Exit.DONE
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert "class_agreement" not in summary["samples"]
+    opened: Trained = open_run(tmp_path / "run")
+    assert opened.sample(4).shape == (4, 8, 8, 1)
+    with pytest.raises(UserError, match="a model of classes"):
+        opened.labels(4, [1])
+    with pytest.raises(UserError, match=r"guidance"):
+        open_run(tmp_path / "run", DrawConfig(guidance=2.0)).sample(4)
