@@ -28,8 +28,8 @@ from .images.metrics import (
 from .images.pictures import grid, labelled_table, neighbour_grid, strip
 from .images.pixels import to_network
 from .images.shards import Manifest, Split
+from .model import Model
 from .step import Learner
-from .trained import Trained
 
 COLUMNS, NEIGHBOURS = 10, 3  # of a grid of images; training images below each of a row
 GUIDANCES, STEPS = (1.0, 1.5, 3.0), (4, 10, 25)  # of the table of pictures
@@ -96,7 +96,7 @@ def make_panel(
 
     def finish(state: State, beat: Beat) -> tuple[dict[str, Any], dict[str, Section]]:
         config = learner.config.sample
-        run = Trained(learner, averaged(state, config.ema), manifest, mesh, int(state["step"]))
+        run = Model(learner, averaged(state, config.ema), manifest, mesh, int(state["step"]))
         found = judge(run, train, heldout, config.images, probes=1, beat=beat)
         return found, {"How to read the figures": READING}
 
@@ -112,7 +112,7 @@ always can."""
 
 
 def judge(
-    run: Trained,
+    run: Model,
     train: Split,
     heldout: Split,
     count: int,
@@ -151,7 +151,7 @@ def _shown(split: Split, levels: int) -> tuple[Float[np.ndarray, "N H W C"], np.
 
 
 def _likelihood(
-    run: Trained, train: Split, heldout: Split, probes: int, beat: Beat
+    run: Model, train: Split, heldout: Split, probes: int, beat: Beat
 ) -> dict[str, dict[str, float]]:
     """Bits a number of the held-out and of as many training images; nothing for latents."""
     kind = run.learner.kind

@@ -1,4 +1,4 @@
-"""A trained model as an object: images, their likelihood. Trains and writes nothing.
+"""Opens a checkpoint as a model that draws. Trains and writes nothing.
 
     run = open_run("runs/demo")
     run.sample(16), run.bits_per_dimension(images, labels)
@@ -6,23 +6,19 @@
 It needs no mesh and no start-up by its caller.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from functools import cached_property, partial
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float, Int, UInt8
 
 from .config import Config, DrawConfig, SampleConfig, average_names, validate
 from .ema import combine, exponent, post_hoc_weights
 from .errors import UserError
-from .evaluate import make_likelihood, make_to_pixels
-from .generate import Generate, balanced_labels, make_generate
-from .images.shards import Manifest, Split, open_split, read_manifest
+from .images.shards import read_manifest
+from .model import Model
 from .records.mirror import Mirror
 from .run_config import check_settings
 from .runtime.saved import Saved, find_saved, mesh_that_fits, saved_steps
@@ -30,86 +26,7 @@ from .step import Learner, init_state, kind_of, make_learner
 from .training.layers import state_specs
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A trained model on the devices that are here. Each method compiles at its first call."""
-
-    learner: Learner
-    params: Any
-    """The average that `learner.config.sample.ema` names."""
-    manifest: Manifest
-    mesh: Mesh
-    step: int
-    weak: Any = None
-    """A network to guide away from; None = the model without its classes."""
-
-    def sample(
-        self, count: int = 16, labels: Int[np.ndarray, " N"] | None = None, *, seed: int = 0
-    ) -> UInt8[np.ndarray, "N H W C"]:
-        """Images of these classes, else of all classes in turn. The same seed draws the same."""
-        return self.to_pixels(self.draw(self.labels(count, labels), seed))
-
-    def labels(self, count: int, labels: Any = None) -> Int[np.ndarray, " N"]:
-        """The classes of `count` images: those given, repeated, else all in turn."""
-        classes = self.learner.kind.classes
-        if labels is None or len(labels) == 0:
-            return balanced_labels(self.learner, count)
-        given = np.asarray(labels)
-        if not (given.ndim == 1 and given.min() >= 0 and given.max() < classes):
-            raise UserError(
-                got=f"classes {given.tolist()}",
-                expected=f"numbers from 0 to {classes - 1}" if classes else "a model of classes",
-                do="choose among these" if classes else "leave them out",
-            )
-        return np.resize(given, count).astype(np.int32)
-
-    def draw(
-        self, labels: Int[np.ndarray, " N"], seed: int, beat: Callable[[], None] = lambda: None
-    ) -> Float[np.ndarray, "N H W C"]:
-        """Images of the network, before they are pixels."""
-        return self._generate(self.params, labels, seed, beat, weak=self.weak)
-
-    def bits_per_dimension(
-        self,
-        pixels: UInt8[np.ndarray, "N H W C"],
-        labels: Int[np.ndarray, " N"],
-        *,
-        probes: int = 0,
-        beat: Callable[[], None] = lambda: None,
-    ) -> Float[np.ndarray, " N"]:
-        """Exact likelihood of dequantized images; probes > 0 estimates it, sooner."""
-        if self.learner.kind.latents is not None:
-            raise UserError(
-                got="the likelihood of a model of latents",
-                expected="a model of pixels",
-                do="train without --data.autoencoder",
-            )
-        likelihood = make_likelihood(self.learner, self.mesh, probes)
-        return likelihood(self.params, {"image": pixels, "label": labels}, beat)
-
-    @property
-    def about(self) -> str:
-        """How the images are drawn, in words."""
-        s = self.learner.config.sample
-        guidance = f", guidance {s.guidance:g}" if s.guidance != 1 else ""
-        steps = "" if s.sampler == "adaptive" else f" in {s.sampler_steps} steps"
-        return f"{s.sampler}{steps}{guidance}, {s.ema}"
-
-    def split(self, name: str) -> Split:
-        """The images of its training, `train` or `heldout`, which are not in the run folder."""
-        return open_split(self.learner.config.data.prepared_dir, name)  # type: ignore[arg-type]
-
-    @cached_property
-    def to_pixels(self) -> Callable[..., UInt8[np.ndarray, "..."]]:
-        """Images of the network -> pixels as they are stored."""
-        return make_to_pixels(self.learner, self.manifest)
-
-    @cached_property
-    def _generate(self) -> Generate:
-        return make_generate(self.learner, self.mesh, self.learner.config.sample)
-
-
-def open_run(run_dir: str | Path, draw: DrawConfig | None = None) -> Trained:
+def open_run(run_dir: str | Path, draw: DrawConfig | None = None) -> Model:
     """A checkpoint, verified, with its settings; the run folder is all that it needs.
 
     draw: which network, and how it draws; None = the newest, as the run's settings say. UserError
@@ -138,7 +55,7 @@ def open_run(run_dir: str | Path, draw: DrawConfig | None = None) -> Trained:
     if draw.guide_step is not None:
         earlier = find_saved(run_dir, Config(), draw.guide_step)
         weak = load_average(run_dir, earlier, learner, mesh, name)
-    return Trained(learner, params, manifest, mesh, saved.step, weak)
+    return Model(learner, params, manifest, mesh, saved.step, weak)
 
 
 def load_average(

@@ -20,7 +20,7 @@ from ..generate import balanced_labels, make_generate
 from ..runtime.loop import run
 from ..runtime.saved import saved_steps
 from ..runtime.sharding import make_mesh
-from ..trained import Trained, open_run
+from ..trained import open_run
 from ..workload import make_workload
 from . import tiny
 
@@ -214,7 +214,7 @@ def test_a_run_without_classes_draws_and_is_judged(tmp_path: Path) -> None:
     assert run(make_workload(config, mesh), config, mesh) == Exit.DONE
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert "class_agreement" not in summary["samples"]
-    opened: Trained = open_run(tmp_path / "run")
+    opened = open_run(tmp_path / "run")
     assert opened.sample(4).shape == (4, 8, 8, 1)
     with pytest.raises(UserError, match="a model of classes"):
         opened.labels(4, [1])
