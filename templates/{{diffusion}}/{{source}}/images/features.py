@@ -5,7 +5,6 @@ photographs only; they compare models of one data set and mean nothing across da
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -44,8 +43,8 @@ class Classifier:
 
     def classify(self, images: Float[np.ndarray, "N H W C"]) -> Int[np.ndarray, " N"]:
         """The likeliest class of each image; 0 where there are no classes."""
-        head = self.layers[-1]
-        return (self._hidden(images) @ np.asarray(head["weight"]) + head["bias"]).argmax(axis=1)
+        hidden = jnp.asarray(self._hidden(images), jnp.float32)
+        return np.asarray(_logits(self.layers, hidden).argmax(axis=1))
 
     def accuracy(
         self, images: Float[np.ndarray, "N H W C"], labels: Int[np.ndarray, " N"]
@@ -78,12 +77,10 @@ def train_classifier(
     """
     layers = _init(jax.random.key(seed), pixels.shape[1:], max(1, classes))
     if classes and labels is not None:
-        optimizer = optax.adam(optax.cosine_onecycle_schedule(steps, 3e-3))
-        step, opt_state = _make_step(optimizer), optimizer.init(layers)
-        rng = np.random.default_rng(seed)
+        rng, opt_state = np.random.default_rng(seed), _optimizer(steps).init(layers)
         for _ in range(steps):
             rows = rng.integers(len(pixels), size=BATCH)
-            layers, opt_state = step(layers, opt_state, pixels[rows], labels[rows])
+            layers, opt_state = _step(layers, opt_state, pixels[rows], labels[rows], steps)
             beat()
     variance = Classifier(layers, classes, 1.0).features(pixels[:5000]).var(axis=0).mean()
     # Equal images have no variance but that of rounding.
@@ -98,7 +95,7 @@ def _init(key: Array, shape: tuple[int, ...], classes: int) -> Layers:
     stages = 1 + max(0, math.ceil(math.log2(math.ceil(max(height, width) / stride) / 4)))
     shapes: list[tuple[int, ...]] = []
     for index in range(2 * stages):
-        size, wide = (3, 3 + stride - 1)[index == 0], (32, 64)[index >= 2]
+        size, wide = (2 + stride, 32) if index == 0 else (3, 32 if index == 1 else 64)
         shapes.append((size, size, channels, wide))
         channels = wide
     shrunk = stride * 2 ** (stages - 1)
@@ -126,16 +123,21 @@ def _hidden(layers: Layers, images: Float[Array, "B H W C"]) -> Float[Array, "B 
     return jax.nn.relu(x.reshape(len(x), -1) @ layers[-2]["weight"] + layers[-2]["bias"])
 
 
-def _make_step(optimizer: optax.GradientTransformation) -> Callable[..., tuple]:
-    def loss(layers: Layers, images: Array, labels: Array) -> Array:
-        logits = _hidden(layers, images) @ layers[-1]["weight"] + layers[-1]["bias"]
+def _logits(layers: Layers, hidden: Array) -> Array:
+    return hidden @ layers[-1]["weight"] + layers[-1]["bias"]
+
+
+def _optimizer(steps: int) -> optax.GradientTransformation:
+    return optax.adam(optax.cosine_onecycle_schedule(steps, 3e-3))
+
+
+@partial(jax.jit, static_argnames="steps")
+def _step(
+    layers: Layers, opt_state: optax.OptState, images: Array, labels: Array, steps: int
+) -> tuple[Layers, optax.OptState]:
+    def loss(layers: Layers) -> Array:
+        logits = _logits(layers, _hidden(layers, images))
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-    @jax.jit
-    def step(
-        layers: Layers, opt_state: optax.OptState, images: Array, labels: Array
-    ) -> tuple[Layers, optax.OptState]:
-        updates, opt_state = optimizer.update(jax.grad(loss)(layers, images, labels), opt_state)
-        return optax.apply_updates(layers, updates), opt_state
-
-    return step
+    updates, opt_state = _optimizer(steps).update(jax.grad(loss)(layers), opt_state)
+    return optax.apply_updates(layers, updates), opt_state
