@@ -22,22 +22,19 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from ..contract import State
 from ..errors import UserError
 from ..records import store
 from ..run_config import RunConfig
-from .agree import PeerFailed, agreed_failure, wait_unless_failed
+from .agree import PeerFailed, agreed_failure, from_first, wait_unless_failed
 from .changes import check_identity, check_tree, describe_tree, other_settings
 from .distributed import all_agree, barrier, unique
 from .shelf import DAMAGED, Shelf
 
 log = logging.getLogger(__name__)
 FORMAT = 1  # of such a folder; a newer one is refused
-CANDIDATES = 16  # how many of the newest checkpoints a restore looks at
 
 
 @dataclass(frozen=True)
@@ -235,33 +232,35 @@ class Checkpoints:
 
     def _agreed_steps(self, repair: bool) -> list[int]:
         """Committed steps, newest first, as process 0 sees them."""
-        steps = self._steps()
-        if repair and jax.process_index() == 0:
-            for step in steps:
-                if not self._committed(step):
+
+        def look() -> list[int]:
+            committed = {step: self._committed(step) for step in reversed(self._steps())}
+            for step in committed:
+                if repair and not committed[step]:
                     self._shelf.discard(f"{step:08d}")
-        newest = [step for step in reversed(steps) if self._committed(step)][:CANDIDATES]
-        if jax.process_count() > 1:
-            padded = np.array(newest + [-1] * (CANDIDATES - len(newest)))
-            newest = [int(s) for s in multihost_utils.broadcast_one_to_all(padded) if s >= 0]
-        return newest
+            return [step for step in committed if committed[step]]
+
+        return list(from_first(unique("steps"), look))
 
     def _complaint(self, step: int) -> str | None:
         """How a checkpoint's files differ from what was committed, or None; OSError where that
         cannot be told, which is no damage. Each process checks its share."""
-        path = self._path(step)
-        expected: dict[str, str] = {}
+        name, unusable = f"{step:08d}", "a list of its files cannot be used: %s"
         try:
-            for name in store.names(path):
-                if name.startswith("files-") and name.endswith(".json"):
-                    expected |= store.patiently(store.read_json, path / name)
-        except ValueError as error:
-            return f"{name} is no JSON: {error}"
-        except FileNotFoundError:  # deleted by the run meanwhile
-            return f"{name} is missing"
-        if strange := [file for file in self._shelf.listed(path.name) if file not in expected]:
+            expected, there = from_first(unique(f"files of {name}"), partial(self._lists, name))
+        except (ValueError, FileNotFoundError) as error:  # damaged, or deleted by the run meanwhile
+            return unusable % error
+        if strange := [file for file in there if file not in expected]:
             return f"{strange[0]} is in no list of its files"
-        return self._shelf.complaint(path.name, expected)
+        return self._shelf.complaint(name, expected, there)
+
+    def _lists(self, name: str) -> tuple[dict[str, str], dict[str, str]]:
+        """Files of a checkpoint and their hashes, as they were committed and as they are there."""
+        expected: dict[str, str] = {}
+        for file in store.names(self._folder / name):
+            if file.startswith("files-") and file.endswith(".json"):
+                expected |= store.patiently(store.read_json, self._folder / name / file)
+        return expected, self._shelf.listed(name)
 
     def _set_aside(self, path: PurePath, complaint: str) -> None:
         barrier(f"set aside {path.name}")
