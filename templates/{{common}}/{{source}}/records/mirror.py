@@ -5,11 +5,15 @@ out: `runtime` reads and writes those in the bucket itself.
 """
 
 import contextlib
+import logging
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
 
 from . import objects, store
+
+log = logging.getLogger(__name__)
 
 STAGED = Path(".staged")  # below the working folder; git ignores it
 KNOWN = ".known-"  # begins a file of each process: name -> digest in the bucket, size and time
@@ -31,6 +35,8 @@ class Mirror:
         self.folder: PurePath = store.place(folder)
         self.local = local(folder, reader)
         self.is_remote = objects.is_url(folder)
+        self.confirm: Callable[[], None] = lambda: None
+        """Called before anything is sent or committed: raises, or ends, where that must not be."""
         self.is_current = False
         """All of it was fetched: what is in it now may be sent."""
         self._list = self.local / f"{KNOWN}{process}.json"
@@ -58,6 +64,7 @@ class Mirror:
 
         `last` is sent after the rest: what a reader takes for the sign that all is there.
         """
+        self.confirm()
         if not self.is_remote:
             return
         with self._lock:
@@ -72,6 +79,15 @@ class Mirror:
             if last in changed:
                 sent |= [self._upload(last)]
             store.write_json(self._list, known | sent, sync=False)
+
+    def send_rest(self, *, required: bool) -> None:
+        """The last `send` of a run; where it fails and is not required, a warning."""
+        try:
+            self.send()
+        except Exception as error:
+            if required:
+                raise
+            log.warning("not sent, of what was written after the last save: %s", error)
 
     def forget(self) -> None:
         """Take nothing for sent: the next `send` puts all of the copy there."""

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 MODULES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}  # scheme -> what reads it, its extra
 URL = re.compile(r"(gs|s3)://[^/]+/.+")
 RETRY_S = (1.0, 2.0, 4.0, 8.0, 16.0)  # between tries; a store that is overloaded answers 503
+PATIENCE_S = 45.0  # after which there is no other try, however many there were
 # Of fsspec's answers, those that another try does not change.
 LASTING = (FileNotFoundError, FileExistsError, IsADirectoryError)
 FULL = (errno.ENOSPC, errno.EDQUOT)  # of the disk of the local copy
@@ -137,6 +138,7 @@ def _call(path: PurePath, name: str, *args: Any, first: bool = False, **options:
     """A method of fsspec's file system on an object; `first`: `args` come before its name."""
     method: Callable[..., Any] = getattr(_filesystem(path), name)
     words = (*map(str, args), str(path)) if first else (str(path), *args)
+    began_s = time.monotonic()
     for wait_s in (*RETRY_S, None):
         try:
             return method(*words, **options)
@@ -145,7 +147,7 @@ def _call(path: PurePath, name: str, *args: Any, first: bool = False, **options:
                 raise PermissionError(errno.EACCES, _words(error), str(path)) from error
             if isinstance(error, LASTING) or getattr(error, "errno", None) in FULL:
                 raise
-            if wait_s is None:
+            if wait_s is None or time.monotonic() - began_s + wait_s > PATIENCE_S:
                 text = f"{type(error).__name__}: {error}".splitlines()[0][:300]
                 raise OSError(errno.EIO, text, str(path)) from error
             log.warning("%s: %s; trying again in %g s", path, _words(error), wait_s)

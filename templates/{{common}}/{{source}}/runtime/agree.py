@@ -5,11 +5,14 @@ Every process calls each function, in the same order of names. Starts and ends n
 
 import concurrent.futures
 import contextlib
+import errno
+import json
 import secrets
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
 from ..records import objects, store
@@ -32,6 +35,28 @@ def exchange(name: str, text: str) -> dict[int, str]:
 def _said(name: str) -> dict[int, str]:
     found = job().client.key_value_dir_get(f"{name}/")
     return {int(key.split("/")[-1]): text for key, text in found}
+
+
+def from_first(name: str, make: Callable[[], Any]) -> Any:
+    """What `make` returns in process 0, as JSON: one asks a disk or a store, and all see the same.
+
+    An OSError or a ValueError of it is raised in all of them.
+    """
+    if job().client is None:
+        return make()
+    answer: list[Any] = []
+    if job().process_id == 0:
+        try:
+            answer = [make()]
+        except OSError as error:
+            answer = [None, error.errno or errno.EIO, str(error)]
+        except ValueError as error:
+            answer = [None, 0, str(error)]
+    made, *failed = json.loads(exchange(name, json.dumps(answer))[0])
+    if failed:
+        code, text = failed
+        raise OSError(code, text) if code else ValueError(text)
+    return made
 
 
 class PeerFailed(Exception):

@@ -11,7 +11,6 @@ before a restore.
 """
 
 import contextlib
-import json
 import logging
 import shutil
 import threading
@@ -29,7 +28,7 @@ from ..contract import State
 from ..errors import UserError
 from ..records import store
 from ..run_config import RunConfig, due
-from .agree import PeerFailed, agreed_failure, exchange, wait_unless_failed
+from .agree import PeerFailed, agreed_failure, from_first, wait_unless_failed
 from .changes import check_identity, check_tree, describe_tree, other_settings
 from .distributed import all_agree, barrier, unique
 from .shelf import DAMAGED, Shelf
@@ -236,30 +235,35 @@ class Checkpoints:
 
     def steps(self, *, repair: bool) -> list[int]:
         """Committed steps, newest first, as process 0 sees them."""
-        steps = self._steps()
-        if repair and jax.process_index() == 0:
-            for step in steps:
-                if not self._committed(step):
+
+        def look() -> list[int]:
+            committed = {step: self._committed(step) for step in reversed(self._steps())}
+            for step in committed:
+                if repair and not committed[step]:
                     self._shelf.discard(f"{step:08d}")
-        committed = [step for step in reversed(steps) if self._committed(step)]
-        return list(json.loads(exchange(unique("steps"), json.dumps(committed))[0]))
+            return [step for step in committed if committed[step]]
+
+        return list(from_first(unique("steps"), look))
 
     def _complaint(self, step: int) -> str | None:
         """How a checkpoint's files differ from what was committed, or None; OSError where that
         cannot be told, which is no damage. Each process checks its share."""
-        path = self._path(step)
-        expected: dict[str, str] = {}
+        name, unusable = f"{step:08d}", "a list of its files cannot be used: %s"
         try:
-            for name in store.names(path):
-                if name.startswith("files-") and name.endswith(".json"):
-                    expected |= store.patiently(store.read_json, path / name)
-        except ValueError as error:
-            return f"{name} is no JSON: {error}"
-        except FileNotFoundError:  # deleted by the run meanwhile
-            return f"{name} is missing"
-        if strange := [file for file in self._shelf.listed(path.name) if file not in expected]:
+            expected, there = from_first(unique(f"files of {name}"), partial(self._lists, name))
+        except (ValueError, FileNotFoundError) as error:  # damaged, or deleted by the run meanwhile
+            return unusable % error
+        if strange := [file for file in there if file not in expected]:
             return f"{strange[0]} is in no list of its files"
-        return self._shelf.complaint(path.name, expected)
+        return self._shelf.complaint(name, expected, there)
+
+    def _lists(self, name: str) -> tuple[dict[str, str], dict[str, str]]:
+        """Files of a checkpoint and their hashes, as they were committed and as they are there."""
+        expected: dict[str, str] = {}
+        for file in store.names(self._folder / name):
+            if file.startswith("files-") and file.endswith(".json"):
+                expected |= store.patiently(store.read_json, self._folder / name / file)
+        return expected, self._shelf.listed(name)
 
     def _set_aside(self, path: PurePath, complaint: str) -> None:
         barrier(f"set aside {path.name}")

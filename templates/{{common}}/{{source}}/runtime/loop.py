@@ -6,7 +6,7 @@ a flag that all processes agree on; never from a clock, a signal or a disk error
 
 import logging
 import time
-from contextlib import ExitStack, closing, nullcontext, suppress
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import PurePath
 from typing import Any
 
@@ -38,17 +38,14 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
     """Run to `config.run.steps` or `workload.done`, from the newest sound checkpoint on."""
     mirror = Mirror(config.run.run_dir, process=jax.process_index())
     is_primary = jax.process_index() == 0
-    alone = only_run_in(mirror.local, mirror.folder) if is_primary else nullcontext()
-    with alone:
+    held = only_run_in(mirror.local, mirror.folder) if is_primary else nullcontext(mirror.confirm)
+    with held as mirror.confirm:
+        code = None
         try:
             code = _run(workload, config, mesh, mirror)
-            if is_primary:
-                mirror.send()
-        except BaseException:
-            if is_primary and mirror.is_current:  # what is known of the run is of use
-                with suppress(Exception):
-                    mirror.send()
-            raise
+        finally:
+            if is_primary and mirror.is_current:  # of a run that failed, too: it is of use
+                mirror.send_rest(required=code == Exit.DONE)
         # Process 0 alone writes the report: one that leaves the job first would end it.
         barrier("finished")
         return code

@@ -39,10 +39,19 @@ class Saved[C]:
 
         UserError where the code declares other arrays in them than were saved.
         """
-        parts = tuple(jax.tree_util.keystr((jax.tree_util.DictKey(name),)) for name in bare)
-        tree = {n: v for n, v in self.manifest["tree"].items() if n.startswith(parts)}
+        return {name: self.load_part((name,), bare[name], specs[name], mesh) for name in bare}
+
+    def load_part(self, path: tuple[str, ...], bare: Any, specs: Any, mesh: Mesh) -> Any:
+        """What is under one path of its state, such as ("ema", "power-0.1"); as `load`."""
+        part = jax.tree_util.keystr(tuple(map(jax.tree_util.DictKey, path)))
+        tree = {n: v for n, v in self.manifest["tree"].items() if n.startswith(part)}
+        for name in reversed(path):
+            bare, specs = {name: bare}, {name: specs}
         check_tree(self.path, tree, bare)
-        return load(self.path, with_shardings(bare, named(specs, mesh)))
+        found = load(self.path, with_shardings(bare, named(specs, mesh)))
+        for name in path:
+            found = found[name]
+        return found
 
 
 def saved_steps(run_dir: str | PurePath) -> list[int]:

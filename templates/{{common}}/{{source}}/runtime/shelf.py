@@ -102,20 +102,23 @@ class Shelf:
                 list(pool.map(lambda file: self._upload(name, file), files))
         return hashes
 
-    def listed(self, name: str) -> list[str]:
-        """Every file that is there, but the lists of hashes and hidden ones."""
+    def listed(self, name: str) -> dict[str, str]:
+        """Every file that is there, but the lists of hashes and hidden ones, with the digest of it
+        where Orbax's files are in a bucket."""
         if not isinstance(self.folder, Path):
-            files = [Path(file) for file in objects.found(self.folder / name)]
+            found = objects.found(self.folder / name)
         else:
-            files = store.files(self.folder / name)
+            found = {str(file): "" for file in store.files(self.folder / name)}
         # Hidden ones are of the file system or of a file manager; Orbax reads none.
-        return [str(f) for f in files if _is_content(f) and not f.name.startswith(".")]
+        hidden = [f for f in found if not _is_content(Path(f)) or Path(f).name.startswith(".")]
+        return {file: digest for file, digest in found.items() if file not in hidden}
 
-    def complaint(self, name: str, expected: dict[str, str]) -> str | None:
+    def complaint(self, name: str, expected: dict[str, str], there: dict[str, str]) -> str | None:
         """How files differ from their hashes, or None; each process looks at its share.
 
-        OSError where that cannot be told, which is no damage.
+        there: as `listed`. OSError where it cannot be told, which is no damage.
         """
+        self._check_kind(name, expected, there)
         index, count = (0, 1) if self.own_disks else (jax.process_index(), jax.process_count())
         share = sorted(expected)[index::count]
         kind = "SHA-256"
@@ -124,23 +127,30 @@ class Shelf:
                 found = pool.map(lambda file: self._brought(name, file, expected[file]), share)
                 got = dict(zip(share, found, strict=True))
         elif self.is_remote:
-            kind, there = "digest", objects.found(self.folder / name)
-            got = {file: there.get(file) for file in share}
+            kind, got = "digest", {file: there.get(file) for file in share}
         else:
             got = {file: self._sha256(name, file) for file in share}
         for file in share:
             digest = got[file]
             if digest is None:
                 return f"{file} is missing, expected {kind} {expected[file]}"
-            if (" " in digest) != (" " in expected[file]):  # a store's own digest, or SHA-256
-                raise UserError(
-                    got=f"{self.folder / name} with hashes of another kind of store",
-                    expected="a run copied from gs:// to gs://, or between disks and s3://",
-                    do="go on with it where it was; no checkpoint was set aside",
-                )
             if digest != expected[file]:
                 return f"{file} has {kind} {digest}, expected {expected[file]}"
         return None
+
+    def _check_kind(self, name: str, expected: dict[str, str], there: dict[str, str]) -> None:
+        """Refuse hashes of another kind than what there is: they tell nothing of damage."""
+        own = self.is_remote and not self.is_copied  # digests of the store, else SHA-256
+        for file in expected.keys() & there.keys():
+            got = there[file] if own else ""
+            if (kind := _kind(expected[file])) != _kind(got):
+                raise UserError(
+                    got=f"{self.folder / name} with hashes of another kind of store: "
+                    f"{kind or 'SHA-256'}, where {_kind(got) or 'SHA-256'} can be had",
+                    expected="a run copied from gs:// to gs://, each object as a whole, or between "
+                    "disks and s3://",
+                    do="go on with it where it was; no checkpoint was set aside",
+                )
 
     def discard(self, name: str) -> None:
         """Delete one. A kill leaves none that looks committed."""
@@ -200,6 +210,11 @@ def shelf_of(run_dir: str, *, reader: bool = False, own_disks: bool = False) -> 
     is_s3 = str(folder).startswith("s3:")
     arrays = mirror.local(run_dir, reader).absolute() / "checkpoints" if is_s3 else folder
     return Shelf(folder, arrays, own_disks and is_s3)
+
+
+def _kind(digest: str) -> str:
+    """What a store calls its digest, such as md5Hash or crc32c; "" of a SHA-256."""
+    return digest.rpartition(" ")[0]
 
 
 def _is_content(file: Path) -> bool:

@@ -1,13 +1,16 @@
 """A language model whose run and prepared text are in a bucket, used from several folders."""
 
 import os
-from pathlib import Path
+import time
+from pathlib import Path, PurePath
+from typing import Any
 
 import pytest
 
 from ..errors import Exit
 from ..records import objects, store
-from ..records.mirror import Mirror
+from ..records.mirror import Mirror, local
+from ..runtime import lock
 from ..runtime.tests.buckets import bucket, variables
 from ..runtime.tests.children import Child, command
 from ..text.prepare import prepare
@@ -66,6 +69,43 @@ def test_prepared_text_that_was_not_sent_is_sent_by_the_same_command(
     store.remove(there)  # someone empties the folder
     prepare(settings, show=False)
     assert objects.found(there) == sent
+
+
+def prepare_in(folder: Path, *argv: str) -> None:
+    """`prepare` that takes seconds, between numbers that it gives to others often."""
+    lock.COUNT_S, lock.BUCKET_WATCH_S = 0.2, 2.0
+    write = store.write_json
+
+    def slowly(path: PurePath, value: Any, **options: Any) -> None:
+        if path.name == "manifest.json":
+            print("prepares", flush=True)
+            time.sleep(1.5)
+        write(path, value, **options)
+
+    store.write_json = slowly
+    command_in(folder, "prepare", *argv)
+
+
+def test_of_two_hosts_that_prepare_one_folder_one_waits(bucket: str, tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_text("".join(f'{{"text": "line {n}"}}\n' for n in range(400)))
+    folder = store.place(f"{bucket}/shared-text")
+    line = ["--data.prepared-dir", str(folder), "--data.paths", str(tmp_path / "c.jsonl")]
+    line += ["--data.tokenizer", "byte"]
+    logs = [tmp_path / "log0", tmp_path / "log1"]
+    first = Child(prepare_in, tmp_path / "0", *line, log=logs[0], **variables())
+    first.wait_for(lambda: store.exists(folder / "lock.json"))
+    second = Child(prepare_in, tmp_path / "1", *line, log=logs[1], **variables())
+    assert [first.code(), second.code()] == [Exit.DONE] * 2, [log.read_text() for log in logs]
+    assert "waiting for it" in logs[1].read_text()
+    assert "waiting for it" not in logs[0].read_text()
+    sent = objects.found(folder)
+    assert "manifest.json" in sent
+    assert "lock.json" not in sent
+    copies = [tmp_path / str(i) / local(str(folder)) for i in range(2)]
+    for name in sent:
+        assert (copies[0] / name).read_bytes() == (copies[1] / name).read_bytes()
+    assert "prepares\n" in logs[0].read_text()
+    assert "prepares\n" not in logs[1].read_text(), "it downloads what the first one has made"
 
 
 def test_what_is_not_there_is_named(bucket: str, tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """Corpus -> token shards, streamed; a killed preparation resumes.
 
 A file is written under another name, then renamed, and counts once the manifest names it. One
-process at a time prepares a folder; a second one waits for it.
+process at a time prepares a folder, on any machine; a second one waits for it.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -65,7 +66,14 @@ def prepare(config: TextConfig, *, show: bool = True) -> Manifest:
     def wait(holder: str) -> None:
         log.info("%s prepares %s; waiting for it", holder, folder)
 
-    with store.locked(folder / LOCK, wait):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(store.locked(folder / LOCK, wait))
+        if copy.is_remote:  # no lock of a disk keeps other machines away
+            from ..runtime.lock import held  # it needs JAX
+
+            copy.confirm = stack.enter_context(held(folder, copy.folder, wait))
+            if store.exists(copy.folder / "manifest.json"):  # made meanwhile
+                copy.fetch()
         found = _find_prepared(folder, request, missing)
         if found and found.complete:
             copy.send(last="manifest.json")

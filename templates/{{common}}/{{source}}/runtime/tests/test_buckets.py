@@ -37,7 +37,7 @@ def sampler_in(folder: Path, url: str, *options: object) -> None:
     """`train_sampler` as on a host of its own: from another working folder."""
     folder.mkdir(exist_ok=True)
     os.chdir(folder)
-    lock.COUNT_S, lock.WATCH_S = 0.5, 3.0
+    lock.COUNT_S, lock.BUCKET_WATCH_S = 0.5, 3.0
     # Two hosts have the same paths on two disks. Here they are two paths on one.
     agree.check_same_place = lambda folder: None
     execution._check_directory_consistency = lambda path: None
@@ -184,8 +184,14 @@ def test_what_another_try_cannot_change_is_raised_at_once(
 
 def test_a_checkpoint_of_another_kind_of_store_is_not_called_damaged(tmp_path: Path) -> None:
     store.write_json(tmp_path / "00000001" / "file", {})
-    with pytest.raises(UserError, match="another kind of store"):
-        Shelf(tmp_path, tmp_path).complaint("00000001", {"file": "md5Hash YQ=="})
+    shelf = Shelf(tmp_path, tmp_path)
+    with pytest.raises(UserError, match="another kind of store: md5Hash"):
+        shelf.complaint("00000001", {"file": "md5Hash YQ=="}, shelf.listed("00000001"))
+    bucket = store.place("gs://bucket/run/checkpoints")
+    with pytest.raises(UserError, match="md5Hash, where crc32c can be had"):  # a composite upload
+        Shelf(bucket, bucket).complaint("1", {"file": "md5Hash YQ=="}, {"file": "crc32c YQ=="})
+    said = Shelf(bucket, bucket).complaint("1", {"file": "crc32c YQ=="}, {"file": "crc32c Yg=="})
+    assert "expected crc32c YQ==" in str(said)
 
 
 def test_two_processes_share_a_bucket_and_no_disk(

@@ -120,7 +120,7 @@ def test_a_run_that_was_killed_before_its_first_save_begins_again(tmp_path: Path
     [
         ("sha256", errno.EIO, 1),
         ("read_json", errno.EMFILE, 1),
-        ("read_json", errno.ESTALE, 3),  # of the manifest, whose content two looks did not need
+        ("read_json", errno.ESTALE, 2),  # of the manifest, whose content one look did not need
     ],
 )
 def test_what_cannot_be_read_for_a_moment_is_no_damage(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ...contract import Beat, State
 from ...errors import Exit, UserError
 from ...records.store import read_lines
 from .. import lock
@@ -81,6 +82,43 @@ def test_of_two_on_machines_without_common_locks_one_ends(
             assert time.monotonic() < end_s
             (tmp_path / "lock.json").write_text(json.dumps({"token": "another", "count": 0}))
     assert "another" in (tmp_path / "lock.json").read_text(), "it belongs to the other one"
+
+
+def cut_off(run_dir: Path) -> None:
+    """A run whose folder another one takes at step 3, which it does not look at by itself."""
+    lock.COUNT_S = 1000.0
+
+    def taken(state: State, beat: Beat) -> dict[str, float]:
+        while not (run_dir / "checkpoints" / "00000002" / "files-0.json").exists():
+            time.sleep(0.01)
+        (run_dir / "lock.json").write_text(json.dumps({"token": "another"}))
+        return {}
+
+    go(config_of(run_dir, 6, save_every_steps=2, eval_every_steps=3), evaluate=taken)
+
+
+def test_a_holder_that_was_cut_off_commits_nothing_more(tmp_path: Path) -> None:
+    child = Child(cut_off, tmp_path / "run", log=tmp_path / "log")
+    assert child.code() == Exit.USER, child.log.read_text()
+    assert "another process has taken" in child.log.read_text()
+    assert [path.parent.name for path in tmp_path.rglob("files-0.json")] == ["00000002"]
+
+
+def test_one_who_waits_gets_the_folder_when_the_holder_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = {"machine": "another", "holder": "process 7 on beta", "count": 3}
+    (tmp_path / "lock.json").write_text(json.dumps(last))
+    waited: list[str] = []
+
+    def counts_once(seconds: float) -> None:
+        if not waited:
+            (tmp_path / "lock.json").write_text(json.dumps(last | {"count": 4}))
+
+    monkeypatch.setattr(lock.time, "sleep", counts_once)
+    with lock.held(tmp_path, tmp_path, waited.append) as confirm:
+        assert waited == ["process 7 on beta"]
+        confirm()
 
 
 def test_what_a_killed_process_left_half_written_goes(tmp_path: Path) -> None:

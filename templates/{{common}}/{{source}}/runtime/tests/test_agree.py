@@ -1,0 +1,95 @@
+"""What process 0 sees or fails at is the same in all; a last upload may fail where all is saved."""
+
+import errno
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ...records import objects, store
+from ...records.mirror import Mirror
+from .. import agree
+
+
+def in_job(monkeypatch: pytest.MonkeyPatch, process: int, said: dict[str, str]) -> None:
+    """This process as one of a job whose store is `said`."""
+
+    def exchange(name: str, text: str) -> dict[int, str]:
+        if process == 0:
+            said[name] = text
+        return {0: said[name], process: text}
+
+    monkeypatch.setattr(agree, "job", lambda: SimpleNamespace(client="any", process_id=process))
+    monkeypatch.setattr(agree, "exchange", exchange)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        None,
+        OSError(errno.ESTALE, "of the disk"),
+        FileNotFoundError(errno.ENOENT, "gone"),
+        OSError("of the store"),
+        ValueError("no JSON"),
+    ],
+    ids=repr,
+)
+def test_all_have_what_process_0_has(
+    monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    said: dict[str, str] = {}
+
+    def make() -> dict[str, int]:
+        if error is not None:
+            raise error
+        return {"a": 1}
+
+    def seen(process: int, make: Callable[[], Any]) -> object:
+        in_job(monkeypatch, process, said)
+        try:
+            return agree.from_first("name", make)
+        except (OSError, ValueError) as found:
+            return type(found), getattr(found, "errno", None), str(found)
+
+    first = seen(0, make)
+    assert seen(1, lambda: pytest.fail("process 1 looked for itself")) == first
+    if error is None:
+        assert first == {"a": 1}
+    else:
+        assert first[0] is type(error)
+        assert str(error) in first[2]
+
+
+def test_what_is_sent_after_the_last_save_may_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def down(*_: object) -> None:
+        raise OSError(errno.EIO, "503")
+
+    mirror = Mirror("s3://bucket/run")
+    monkeypatch.setattr(mirror, "send", down)
+    with caplog.at_level(logging.WARNING):
+        mirror.send_rest(required=False)  # a run that was stopped has been saved: 42
+    assert "503" in caplog.text
+    with pytest.raises(OSError, match="503"):
+        mirror.send_rest(required=True)
+
+
+def test_a_call_is_tried_for_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s, tries = [0.0], []
+
+    def slow(*_: object) -> None:
+        tries.append(now_s[0])
+        now_s[0] += 20.0  # until the client gives up
+        raise OSError("no route to the store")
+
+    monkeypatch.setattr(objects, "_filesystem", lambda path: SimpleNamespace(cat_file=slow))
+    monkeypatch.setattr(objects.time, "monotonic", lambda: now_s[0])
+    monkeypatch.setattr(objects.time, "sleep", lambda s: now_s.append(now_s.pop() + s))
+    with pytest.raises(OSError, match="no route"):
+        objects.read(store.place("s3://bucket/object"))
+    assert len(tries) == 3
+    assert tries[-1] <= objects.PATIENCE_S
