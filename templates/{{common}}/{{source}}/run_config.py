@@ -156,8 +156,9 @@ def check_given(command: Callable[..., Any], given: Mapping[str, Any]) -> None:
     hints = typing.get_type_hints(command, include_extras=True)
     defaults = inspect.signature(command).parameters
     for name, value in given.items():
-        marks = getattr(hints[name], "__metadata__", ())  # of an `Annotated`
-        of_type = typing.get_args(hints[name])[0] if marks else hints[name]
+        hint = getattr(hints[name], "__value__", hints[name])  # of a `type` alias
+        marks = getattr(hint, "__metadata__", ())  # of an `Annotated`
+        of_type = typing.get_args(hint)[0] if marks else hint
         bounds = next((dataclasses.asdict(m) for m in marks if isinstance(m, Bounds)), {})
         is_folder = name.endswith("_dir") and defaults[name].default != ""
         if expected := _complaint(value, of_type, bounds, is_folder=is_folder):

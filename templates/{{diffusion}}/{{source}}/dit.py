@@ -147,7 +147,7 @@ class DiT(nnx.Module):
         waves = np.concatenate(rope_table(c.width, rows, columns, 0, c.rope_theta), -1)
         tokens = linear(patchify(x, c.patch).astype(dtype), self.embed) + jnp.asarray(waves, dtype)
         if c.registers:
-            registers = jnp.tile(self.registers[...].astype(dtype), (len(x), 1, 1))
+            registers = jnp.tile(self.registers[...].astype(dtype), (x.shape[0], 1, 1))
             tokens = jnp.concatenate([registers, tokens], axis=1)
         graph, layers = nnx.split(self.blocks)
 
@@ -160,7 +160,7 @@ class DiT(nnx.Module):
         tokens, _ = jax.lax.scan(remat(layer, c.remat), tokens, inputs, unroll=c.scan_unroll)
         h = modulate(tokens[:, c.registers :], *self.modulation(condition, 2))
         flat = product("td,df->tf", h.reshape(-1, c.width), self.out[...].astype(dtype))
-        return unpatchify(flat.reshape(len(x), rows * columns, -1), rows, c.patch)
+        return unpatchify(flat.reshape(x.shape[0], rows * columns, -1), rows, c.patch)
 
 
 def flops(config: ModelConfig, shape: tuple[int, int, int]) -> float:

@@ -30,7 +30,7 @@ class Model:
     """A network to guide away from; None = the model without its classes."""
 
     def sample(
-        self, count: int = 16, labels: Int[np.ndarray, " N"] | None = None, *, seed: int = 0
+        self, count: int = 16, labels: Int[np.ndarray, " K"] | None = None, *, seed: int = 0
     ) -> UInt8[np.ndarray, "N H W C"]:
         """Images of these classes, else of all classes in turn. The same seed draws the same."""
         return self.to_pixels(self.draw(self.labels(count, labels), seed))

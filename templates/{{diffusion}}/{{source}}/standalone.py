@@ -1,4 +1,4 @@
-"""Draws images with the files of this folder. Needs JAX and nothing else of Python.
+"""Draws images with the files of this folder. Needs JAX, and flatbuffers for `jax.export`.
 
 python sample.py [COUNT] [SEED]    # writes samples.npy, uint8 or latents [COUNT, H, W, C]
 """

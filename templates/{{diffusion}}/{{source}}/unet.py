@@ -197,7 +197,7 @@ class UNet(nnx.Module):
     def mix(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         """Attention between all pixels; zero padding of the convolutions gave them positions."""
         h = group_norm(x, self.attention_gain[...][None], self.attention_bias[...][None])
-        return self.attention(h.reshape(len(x), -1, x.shape[-1])).reshape(x.shape)
+        return self.attention(h.reshape(x.shape[0], -1, x.shape[-1])).reshape(x.shape)
 
 
 def flops(config: ModelConfig, shape: tuple[int, int, int]) -> float:

@@ -238,16 +238,14 @@ class Checkpoints:
 
         def look() -> list[int]:
             committed = {step: self._committed(step) for step in reversed(self._steps())}
-            for step in committed:
-                if repair and not committed[step]:
-                    self._shelf.discard(f"{step:08d}")
+            for step in [step for step in committed if repair and not committed[step]]:
+                self._shelf.discard(f"{step:08d}")
             return [step for step in committed if committed[step]]
 
         return list(from_first(unique("steps"), look))
 
     def _complaint(self, step: int) -> str | None:
-        """How a checkpoint's files differ from what was committed, or None; OSError where that
-        cannot be told, which is no damage. Each process checks its share."""
+        """How files differ from what was committed, or None; OSError where it cannot be told."""
         name, unusable = f"{step:08d}", "a list of its files cannot be used: %s"
         try:
             expected, there = from_first(unique(f"files of {name}"), partial(self._lists, name))

@@ -5,7 +5,7 @@ from ..errors import Exit
 
 
 def export(*, to: str, draw: Draw, run_dir: str = "runs/demo") -> int:
-    """Write weights as safetensors and a sampler as StableHLO, which needs JAX alone.
+    """Write weights as safetensors, and a sampler as StableHLO that needs no code but JAX.
 
     Args:
         to: the folder to write

@@ -91,9 +91,7 @@ def panel(
         "frechet_heldout": frechet_distance(features, kept),
         "kernel_heldout_x1000": 1000 * kernel_distance(unit * features, unit * kept),
         "sliced_wasserstein": sliced_wasserstein(pixels, heldout, r.seed),
-        "nearest_neighbour_accuracy": nearest_neighbour_accuracy(
-            pixels[:size], heldout[:size], r.seed
-        ),
+        "nearest_neighbour_accuracy": nearest_neighbour_accuracy(pixels[:size], heldout[:size]),
         "memorisation": memorisation(
             nearest(pixels, _flat(r.train), 1, beat)[0], r.heldout_to_train
         ),
@@ -188,7 +186,7 @@ def _flat(images: np.ndarray) -> np.ndarray:
 def _check(**sets: np.ndarray) -> None:
     """UserError where a set has fewer than two images, or any that is not finite."""
     for name, images in sets.items():
-        broken = int((~np.isfinite(_flat(images)).all(axis=1)).sum())
+        broken = int((~np.isfinite(images).all(axis=(1, 2, 3))).sum())
         if len(images) < 2 or broken:
             raise UserError(
                 got=f"{name}: {len(images)} images, {broken} of them with values not finite",

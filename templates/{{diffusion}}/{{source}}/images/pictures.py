@@ -15,7 +15,7 @@ LEGIBLE = 48  # pixels that the longer side of an image has at least, unless a s
 PAPER, INK = (255, 255, 255), (36, 41, 47)
 TEXT_SIZE = 16  # pixels
 
-type Picture = UInt8[np.ndarray, "height width 3"]
+type Picture = UInt8[np.ndarray, "_ _ 3"]
 
 
 def to_rgb(images: Float[np.ndarray, "N H W C"]) -> UInt8[np.ndarray, "N H W 3"]:
@@ -26,9 +26,7 @@ def to_rgb(images: Float[np.ndarray, "N H W C"]) -> UInt8[np.ndarray, "N H W 3"]
     return ((values + 1) * 127.5).round().astype(np.uint8)
 
 
-def grid(
-    images: Float[np.ndarray, "N H W C"], columns: int, scale: int | None = None
-) -> UInt8[np.ndarray, "height width 3"]:
+def grid(images: Float[np.ndarray, "N H W C"], columns: int, scale: int | None = None) -> Picture:
     """Images row by row, each pixel a square of `scale` pixels; None makes small ones legible."""
     count, height, width, _ = images.shape
     scale = scale or math.ceil(LEGIBLE / max(height, width))
@@ -48,16 +46,14 @@ def neighbour_grid(
     count: int = 3,
     scale: int | None = None,
     beat: Beat = lambda: None,
-) -> UInt8[np.ndarray, "height width 3"]:
+) -> Picture:
     """Each sample above the `count` training images that are nearest to it, the nearest first."""
     one, other = (images.reshape(len(images), -1) for images in (samples, train))
     _, rows = nearest(one, other, count, beat)
     return grid(np.concatenate([samples, *train[rows.T]]), len(samples), scale)
 
 
-def strip(
-    states: Float[np.ndarray, "T N H W C"], scale: int | None = None
-) -> UInt8[np.ndarray, "height width 3"]:
+def strip(states: Float[np.ndarray, "T N H W C"], scale: int | None = None) -> Picture:
     """A row for each of N images, whose T states on the way from noise go from left to right."""
     by_image = states.swapaxes(0, 1)
     return grid(by_image.reshape(-1, *states.shape[2:]), len(states), scale)
@@ -65,7 +61,7 @@ def strip(
 
 def labelled_table(
     cells: Sequence[Sequence[Picture]], rows: Sequence[str], columns: Sequence[str]
-) -> UInt8[np.ndarray, "height width 3"]:
+) -> Picture:
     """Pictures under the labels of their columns and right of those of their rows.
 
     For example guidance 1, 1.5, 3 by sampler steps 4, 8, 25.

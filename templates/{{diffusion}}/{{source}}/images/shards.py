@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Int32, Shaped
+from jaxtyping import Int, Int32, Shaped
 
 from ..errors import UserError
 from ..records import store
@@ -77,7 +77,9 @@ class Stack:
         at = int(np.searchsorted(self.starts, row, "right")) - 1
         return _map(*self.files[at])[row - int(self.starts[at])]
 
-    def read(self, rows: Iterable[int]) -> Shaped[np.ndarray, "rows ..."]:
+    def read(
+        self, rows: Iterable[int] | Int[np.ndarray, " rows"]
+    ) -> Shaped[np.ndarray, "rows ..."]:
         """Some rows in the order asked for, in memory; at least one."""
         return np.stack([self[int(row)] for row in rows])
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 
+from ..ema import exponent
 from ..images.augment import CONDITIONS
 from ..images.shards import Latents
 from ..objectives import OBJECTIVES
@@ -113,15 +114,9 @@ def test_a_skipped_step_moves_nothing_but_the_counts() -> None:
     jax.tree.map(np.testing.assert_array_equal, after["ema"], before)
     # The next sound step is the second update, not the third.
     sound, _, _ = step(after | {"params": state["params"]}, tiny.batch(1))
-    share = 1 - (1 - 1 / 2) ** (learner_gamma() + 1)
+    share = 1 - (1 - 1 / 2) ** (exponent(0.1) + 1)
     old, new = before["power-0.1"]["out"], np.asarray(sound["params"]["out"])
     np.testing.assert_allclose(sound["ema"]["power-0.1"]["out"], old + share * (new - old), 1e-5)
-
-
-def learner_gamma() -> float:
-    from ..ema import exponent
-
-    return exponent(0.1)
 
 
 def test_what_is_drawn() -> None:

@@ -24,7 +24,7 @@ CONFIG = Config(
     model=MODEL,
     optim=OptimConfig(learning_rate=1e-2, horizon_steps=100, warmup_steps=2, micro_batches=2),
     objective=ObjectiveConfig(label_dropout=0.5),
-    ema=EmaConfig(decays=(0.9,), power_stds=(0.1,)),
+    ema=EmaConfig(decays=(0.9,), power_stds=(0.1, 0.2)),
     sample=SampleConfig(ema="decay-0.9", sampler_steps=2, images=20),
     data=DataConfig(batch_size=16, expects=(8, 8, 1, 10)),
 )

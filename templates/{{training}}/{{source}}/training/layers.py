@@ -35,7 +35,7 @@ def norm_gain(size: int) -> nnx.Param:
     return nnx.Param(jnp.ones((size,), jnp.float32), axes=(None,), decay=False, label="vector")
 
 
-def rms_norm(x: Float[Array, "*T D"], gain: Float[Array, "*#T D"]) -> Float[Array, "*T D"]:
+def rms_norm(x: Float[Array, "*T D"], gain: Float[Array, "... D"]) -> Float[Array, "*T D"]:
     """RMSNorm (arXiv:1910.07467), computed in float32 and returned in x's dtype."""
     wide = x.astype(jnp.float32)
     inverse = jax.lax.rsqrt(jnp.mean(wide**2, -1, keepdims=True) + 1e-6)
