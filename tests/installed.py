@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -53,3 +54,13 @@ def losses_of(run: Path) -> dict[int, float]:
     """Step -> training loss."""
     records = map(json.loads, (run / "metrics.jsonl").read_text("utf-8").splitlines())
     return {record["step"]: record["loss"] for record in records if "loss" in record}
+
+
+def commands_of_the_readme(project: Path) -> list[str]:
+    """Every `uv …`, `uvx …`, `docker …` in a code block or backticks, and the table of commands."""
+    readme = (project / "README.md").read_text("utf-8")
+    table = readme.partition("## Commands")[2].partition("##")[0]
+    found = re.findall(r"^ {4}((?:uvx?|docker) .*)", readme, re.MULTILINE)
+    found += [" ".join(code.split()) for code in re.findall(r"`((?:uvx?|docker)\s[^`]*)`", readme)]
+    found += [f"uv run acorn {name}" for name in re.findall(r"^\| `([a-z-]+)", table, re.M)]
+    return [command for command in dict.fromkeys(found) if command != "uv run"]  # no command

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from growing import commit_all, git, grow, template_repository
-from installed import MINI, MINI_TEXT, ONE_LAYER, TINY, losses_of, uv
+from installed import MINI, MINI_TEXT, ONE_LAYER, TINY, commands_of_the_readme, losses_of, uv
 from link import ROOT
 from updating import NEWER, PINNED, adopt, release_next, update
 
@@ -89,16 +89,6 @@ def test_help_is_instant_and_loads_no_jax(acorn: Path) -> None:
     started = time.monotonic()
     assert "--mesh.fsdp" in uv(acorn, "run", "--no-sync", "acorn", "train", "--help")
     assert time.monotonic() - started < 6
-
-
-def commands_of_the_readme(project: Path) -> list[str]:
-    """Every `uv …`, `uvx …`, `docker …` in a code block or backticks, and the table of commands."""
-    readme = (project / "README.md").read_text("utf-8")
-    table = readme.partition("## Commands")[2].partition("##")[0]
-    found = re.findall(r"^ {4}((?:uvx?|docker) .*)", readme, re.MULTILINE)
-    found += [" ".join(code.split()) for code in re.findall(r"`((?:uvx?|docker)\s[^`]*)`", readme)]
-    found += [f"uv run acorn {name}" for name in re.findall(r"^\| `([a-z-]+)", table, re.M)]
-    return [command for command in dict.fromkeys(found) if command != "uv run"]  # no command
 
 
 def test_the_readme_names_every_command_and_each_has_a_recipe(acorn: Path) -> None:

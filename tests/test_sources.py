@@ -10,16 +10,21 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from growing import choices, layer_files
+from growing import asked, choices, grow, layer_files, layers
 from link import ROOT, TEMPLATES
 from test_versions import CORE_TESTS
 
 # How a newcomer reads from the command to the gradient, and to the disk.
-READING = ["cli", "commands.train", "config", "workload", "step", "model", "training.optim"]
+READING = ["cli", "commands.train", "config", "workload", "step", "training.optim"]
 READING += ["runtime.loop", "runtime.checkpoint", "records.store"]
 # What shows a run, which a core may do without; and what training loads only where it needs it.
 SHOWN = {"records.plots", "records.report", "records.trace", "records.trackers"}
-LEAVES = {"records.plots", "records.report", "records.trace", "trained", "hub"}
+LEAVES = {"records.plots", "records.report", "records.trace", "trained"}
+# By kind: the room of its data; code lines of its own, on the way of `train` without that room, and
+# of everything; settings.
+DATA = {"llm": "text", "diffusion": "images"}
+IMPORTED_AS = {"scikit": "sklearn", "pillow": "PIL", "flatbuffers": "jax"}
+LIMITS = {"llm": (1800, 3800, 6000, 61), "diffusion": (3100, 4800, 7500, 90)}
 LONG_FUNCTIONS = {("runtime.loop", "_run")}  # the one place where a run reads top to bottom
 LAYERS = [layer for layer in sorted(TEMPLATES.iterdir()) if layer.is_dir()]
 FILES = [file for layer in LAYERS for file in layer_files(layer)]
@@ -34,15 +39,30 @@ def dotted(file: Path) -> str:
     return ".".join((*inside[:-1], file.stem)).removesuffix("__init__").removesuffix(".")
 
 
-MODULES = {
-    dotted(file): file
-    for layer in LAYERS
-    for file in layer_files(layer)
-    if file.suffix == ".py"
-    and "tests" not in file.relative_to(layer).parts
-    and file.name != "conftest.py"
-}
-TREES = {module: ast.parse(file.read_text("utf-8")) for module, file in MODULES.items()}
+def modules_of(kind: str) -> dict[str, Path]:
+    """Name -> file of every module that a project of a kind gets, without tests."""
+    answers = {name: choices(name)[0] for name in asked()} | {"kind": kind}
+    return {
+        dotted(file): file
+        for layer in layers(answers)
+        for file in layer_files(layer)
+        if file.suffix == ".py"
+        and "tests" not in file.relative_to(layer).parts
+        and file.name != "conftest.py"
+    }
+
+
+BY_KIND = {kind: modules_of(kind) for kind in choices("kind")}
+TREES = {file: ast.parse(file.read_text("utf-8")) for file in PYTHON}
+MODULES: dict[str, Path] = {}  # of the kind of a test
+
+
+@pytest.fixture(autouse=True, params=choices("kind"))
+def kind(request: pytest.FixtureRequest) -> str:
+    """The kind whose modules `MODULES` has."""
+    MODULES.clear()
+    MODULES.update(BY_KIND[request.param])
+    return str(request.param)
 
 
 def room(name: str) -> list[str]:
@@ -77,7 +97,7 @@ def imports(module: str, later: bool = False) -> set[str]:
     Dotted names; a module of ours begins with a dot.
     """
     found: set[str] = set()
-    pending: list[ast.AST] = [TREES[module]]
+    pending: list[ast.AST] = [TREES[MODULES[module]]]
     while pending:
         node = pending.pop()
         if isinstance(node, ast.Import):
@@ -141,15 +161,16 @@ def test_imports_are_found() -> None:
     assert "runtime.loop" not in of_ours(reached("commands.train"))
 
 
-def test_sizes() -> None:
-    train = of_ours(reached("commands.train", later=True)) - SHOWN - {"text", *room("text")}
-    assert weight(train) <= 3800, sorted(train)
-    for kind in choices("kind"):
-        own = {module for module, file in MODULES.items() if f"{{{{{kind}}}}}" in file.parts}
-        assert own
-        assert weight(own) <= 1800, kind
-    assert weight(set(MODULES)) <= 6000
-    for file in PYTHON:
+def test_sizes(kind: str) -> None:
+    of_kind, of_train, of_all, _ = LIMITS[kind]
+    data = DATA[kind]
+    train = of_ours(reached("commands.train", later=True)) - SHOWN - {data, *room(data)}
+    assert weight(train) <= of_train, sorted(train)
+    own = {module for module, file in MODULES.items() if f"{{{{{kind}}}}}" in file.parts}
+    assert own
+    assert weight(own) <= of_kind
+    assert weight(set(MODULES)) <= of_all
+    for file in MODULES.values():
         assert lines(file) <= 300, f"{file}: {lines(file)} lines"
 
 
@@ -166,22 +187,28 @@ def fields_of(module: str) -> dict[str, list[str]]:
             for line in node.body
             if isinstance(line, ast.AnnAssign) and "default_factory" not in ast.unparse(line)
         ]
-        for node in TREES[module].body
+        for node in TREES[MODULES[module]].body
         if isinstance(node, ast.ClassDef)
     }
 
 
-def test_our_settings_are_few_and_each_is_tried() -> None:
+def test_our_settings_are_few_and_each_is_tried(kind: str) -> None:
     """The emitted tests let a user add any number, which they need not try."""
-    modules = ["run_config", "training.optim_config", "config", "text.settings"]
+    modules = ["run_config", "training.optim_config", "config", f"{DATA[kind]}.settings"]
     found = {name: names for module in modules for name, names in fields_of(module).items()}
     del found["Bounds"]  # a mark
-    assert sum(map(len, found.values())) <= 60
-    tried = {"ModelConfig": "test_config.py", "OptimConfig": "test_optim.py"}
-    left_out = {"ModelConfig": {"attention"}, "OptimConfig": {"micro_batches", "clip_norm"}}
-    for name, file in tried.items():
-        (test,) = (f for f in PYTHON if f.name == file)
-        dicts = re.findall(r"^CHANGES \|?= dict\((.*?)\)$", test.read_text("utf-8"), re.M | re.S)
+    found.pop("DrawConfig", None)  # of commands, not of a run
+    assert sum(map(len, found.values())) <= LIMITS[kind][3]
+    tried = {"ModelConfig": f"{{{{{kind}}}}}", "OptimConfig": "{{training}}"}
+    left_out = {
+        "ModelConfig": {"attention", "backbone", "multipliers"},  # of GPUs; tried apart
+        "OptimConfig": {"micro_batches", "clip_norm"},
+    }
+    files = {"ModelConfig": "test_config.py", "OptimConfig": "test_optim.py"}
+    for name, layer in tried.items():
+        (test,) = (f for f in PYTHON if f.name == files[name] and layer in f.parts)
+        text = test.read_text("utf-8")
+        dicts = re.findall(r"^CHANGES\S* (?:.*? )?\|?= dict\((.*?)\)$", text, re.M | re.S)
         words = set(re.findall(r"(\w+)=", " ".join(dicts)))
         assert words == set(found[name]) - left_out[name]
 
@@ -225,10 +252,11 @@ def test_help_and_data_tools_start_without_jax(module: str) -> None:
     assert not heavy
 
 
-def test_help_loads_every_setting() -> None:
+def test_help_loads_every_setting(kind: str) -> None:
     """The test above holds for whatever `cli` loads: all settings of every layer among it."""
     settings = {name for name in MODULES if re.search(r"(config|settings|errors)$", name)}
-    assert {"config", "run_config", "errors", "text.settings", "training.optim_config"} <= settings
+    assert {"config", "run_config", "errors", "training.optim_config"} <= settings
+    assert f"{DATA[kind]}.settings" in settings
     assert settings <= of_ours(reached("cli"))
 
 
@@ -240,26 +268,38 @@ def test_imports_run_one_way_and_the_core_knows_no_leaf() -> None:
     assert not leaves, f"train loads {leaves}"
 
 
-def test_each_layer_brings_its_own_dependencies(project: Path) -> None:
+@pytest.fixture(scope="session")
+def grown(
+    template: Path, project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """A project of each kind."""
+    folder = tmp_path_factory.mktemp("kinds")
+    others = [kind for kind in choices("kind") if kind != "llm"]
+    return {"llm": project} | {k: grow(template, folder / k, {"kind": k}) for k in others}
+
+
+def test_each_layer_brings_its_own_dependencies(kind: str, grown: dict[str, Path]) -> None:
     names = {
         file.stem: re.findall(r'^    "([\w-]+)', file.read_text("utf-8"), re.M)
         for file in (ROOT / "hooks" / "dependencies").glob("*.toml")
     }
     assert set(names) == {"common", "training", *choices("kind")}
-    every = names["common"] + names["training"] + names["llm"]
+    every = names["common"] + names["training"] + names[kind]
     assert len(every) == len(set(every))
-    rendered = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))["project"]
+    rendered = tomllib.loads((grown[kind] / "pyproject.toml").read_text("utf-8"))["project"]
     assert [re.match(r"[\w-]+", need)[0] for need in rendered["dependencies"]] == every  # type: ignore[index]
 
 
-def test_the_core_tests_run_every_dependency() -> None:
+def test_the_core_tests_run_every_dependency(kind: str) -> None:
     """The lowest versions of all of them meet the code in these tests."""
-    tested = {name.replace("/", ".").replace("test_", "") for name in CORE_TESTS}
+    tested = {name.replace("/", ".").replace("test_", "") for name in CORE_TESTS[kind]}
     used = set().union(*(imports(module, later=True) for module in tested))
     used |= set().union(*(imports(name, later=True) for name in of_ours(used)))
-    for file in (ROOT / "hooks" / "dependencies").glob("*.toml"):
+    for part in ("common", "training", kind):
+        file = ROOT / "hooks" / "dependencies" / f"{part}.toml"
         for name in re.findall(r'^    "(\w+)', file.read_text("utf-8"), re.M):
-            assert {top for top in used if re.match(rf"{name}\b", top)}, f"none imports {name}"
+            module = IMPORTED_AS.get(name, name)
+            assert {top for top in used if re.match(rf"{module}\b", top)}, f"none imports {name}"
 
 
 def test_one_version_and_one_tested_set() -> None:

@@ -10,25 +10,34 @@ from updating import PINNED, adopt, follow_releases
 
 pytestmark = pytest.mark.slow
 # Emitted tests that together run every dependency, and are short: for the lowest versions.
-CORE_TESTS = ["test_model", "test_step", "test_cli", "test_hub", "test_data"]
-CORE_TESTS += ["training/test_optim", "runtime/test_checkpoint", "records/test_telemetry"]
-CORE_TESTS += ["records/test_trackers", "records/test_report", "text/test_corpus"]
-CORE_TESTS += ["text/test_tokenizer", "training/test_batches", "training/test_weights_file"]
+OPTIONS = {"llm": MINI, "diffusion": "--sample.images 20 --eval-every-steps 0"}
+SHARED = ["test_step", "test_cli", "training/test_optim", "runtime/test_checkpoint"]
+SHARED += ["records/test_telemetry", "records/test_trackers", "records/test_report"]
+SHARED += ["training/test_batches", "training/test_weights_file"]
+CORE_TESTS = {
+    "llm": [*SHARED, "test_model", "test_hub", "test_data", "text/test_corpus"],
+    "diffusion": [*SHARED, "test_samplers", "test_trained", "images/test_sources"],
+}
+CORE_TESTS["llm"] += ["text/test_tokenizer"]
+CORE_TESTS["diffusion"] += ["images/test_metrics", "images/test_decode"]
 
 
-def test_the_lowest_dependencies_pass_the_core_tests(repository: Path, tmp_path: Path) -> None:
-    project = grow(repository, tmp_path / "lowest", vcs_ref=PINNED)
+@pytest.mark.parametrize("kind", CORE_TESTS)
+def test_the_lowest_dependencies_pass_the_core_tests(
+    repository: Path, tmp_path: Path, kind: str
+) -> None:
+    project = grow(repository, tmp_path / "lowest", {"kind": kind}, vcs_ref=PINNED)
     uv(project, "sync", "--resolution", "lowest-direct")
     installed = uv(project, "pip", "freeze")
     assert "jax==0.11.1\n" in installed
     package = project / "src" / "acorn"
-    split = [name.rpartition("/") for name in CORE_TESTS]
+    split = [name.rpartition("/") for name in CORE_TESTS[kind]]
     wanted = [package / folder / "tests" / f"{name}.py" for folder, _, name in split]
     assert all(file.is_file() for file in wanted), "CORE_TESTS names a test that is not there"
     tests = ["-q", "-k", ONE_MESH, *map(str, wanted)]
     print(uv(project, "run", "--no-sync", "pytest", *tests)[-2000:])
-    run = ["--steps", "3", "--run-dir", "runs/short"]
-    uv(project, "run", "--no-sync", "acorn", "train", "demo", *MINI.split(), *run)
+    run = ["--steps", "3", "--run-dir", "runs/short", *OPTIONS[kind].split()]
+    uv(project, "run", "--no-sync", "acorn", "train", "demo", *run)
     assert (project / "runs" / "short" / "summary.json").is_file()
     shutil.rmtree(project / ".venv")
 

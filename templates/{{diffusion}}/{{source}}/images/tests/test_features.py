@@ -40,6 +40,8 @@ def test_the_seed_decides() -> None:
 
     np.testing.assert_array_equal(trained(0), trained(0))
     assert np.abs(trained(0) - trained(1)).max() > 0.1
+    random = [train_classifier(data.train, None, 0, seed=seed) for seed in (0, 1)]
+    assert np.abs(np.subtract(*(r.features(data.heldout[:9]) for r in random))).max() > 0.1
 
 
 def test_each_image_is_taken_alone(monkeypatch: pytest.MonkeyPatch) -> None:
