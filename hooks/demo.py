@@ -1,4 +1,4 @@
-"""Grow `build/demo` with the default answers, train it on real text and sample from it.
+"""Grow `build/demo` with the default answers, train it on real data and sample from it.
 
 The project appears whole or not at all, and one that stands and is up to date is used again: its
 training resumes where it was stopped. One that differs from today's template (or was edited) is
@@ -16,7 +16,10 @@ from pathlib import Path
 import copier
 from link import BUILD, ROOT, python_for, snapshot
 
-COMMANDS = ("train demo", "sample --run-dir runs/demo --chars 300")
+COMMANDS = {
+    "llm": ("train demo", "sample --run-dir runs/demo --chars 300"),
+    "diffusion": ("train demo", "sample --run-dir runs/demo --count 100"),
+}
 
 
 def grow(kind: str, into: Path) -> None:
@@ -81,7 +84,7 @@ def main(kind: str) -> int:
         environment = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}
         environment |= python_for(demo)
         uv = environment.get("UV", "uv")  # set by `uv run`
-        for command in COMMANDS:
+        for command in COMMANDS[kind]:
             print(f"\nbuild/demo $ uv run acorn {command}", flush=True)
             code = run([uv, "run", "acorn", *command.split()], demo, environment)
             if code:

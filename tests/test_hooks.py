@@ -75,7 +75,7 @@ def test_the_demo_runs_on_the_python_that_runs_the_template(
     monkeypatch.setenv("UV_PYTHON_INSTALL_DIR", str(tmp_path / "managed"))
     monkeypatch.setenv("UV_PYTHON_DOWNLOADS", "never")
     assert demo.main("llm") == 0
-    assert len(ran) == len(demo.COMMANDS)
+    assert len(ran) == len(demo.COMMANDS["llm"])
     show = "import os, sys; print(os.path.realpath(sys.executable))"
     command = [uv, "run", "--offline", "--no-project", "python", "-c", show]
     found = subprocess.run(command, cwd=grown, env=ran[0], capture_output=True, text=True)

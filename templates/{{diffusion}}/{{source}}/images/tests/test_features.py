@@ -33,13 +33,17 @@ def test_accuracy_is_the_share_of_right_classes() -> None:
 
 def test_the_seed_decides() -> None:
     data = digits.load()
+    beats: list[int] = []
 
     def trained(seed: int) -> np.ndarray:
-        few = train_classifier(data.train, data.train_labels, 10, seed=seed, steps=3)
+        few = train_classifier(
+            data.train, data.train_labels, 10, seed=seed, steps=3, beat=lambda: beats.append(1)
+        )
         return few.features(data.heldout[:9])
 
     np.testing.assert_array_equal(trained(0), trained(0))
     assert np.abs(trained(0) - trained(1)).max() > 0.1
+    assert len(beats) == 4 * 3  # one a step
     random = [train_classifier(data.train, None, 0, seed=seed) for seed in (0, 1)]
     assert np.abs(np.subtract(*(r.features(data.heldout[:9]) for r in random))).max() > 0.1
 
@@ -58,7 +62,6 @@ def test_each_image_is_taken_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ((1, 1, 1), 2, 1),
         ((8, 8, 1), 4, 16),
-        ((28, 28, 1), 8, 16),
         ((5, 9, 2), 6, 2 * 3),  # to 3 x 5, to 2 x 3
         ((64, 64, 3), 8, 16),
         ((70, 30, 4), 8, 3 * 2),  # in strides of 3: 24 x 10, to 12 x 5, to 6 x 3, to 3 x 2
@@ -97,16 +100,8 @@ def test_without_classes_the_features_are_random_and_still_tell_sets_apart() -> 
     assert other > 20 * real
 
 
-def test_equal_images_and_one_class_are_no_trouble() -> None:
+def test_equal_images_are_no_trouble() -> None:
     same = np.zeros((3, 8, 8, 1), np.float32)
-    classifier = train_classifier(same, np.zeros(3, np.int32), 1, steps=2)
+    classifier = train_classifier(same, None, 0)
     assert classifier.scale == 1.0
     assert np.isfinite(classifier.features(same)).all()
-    assert classifier.accuracy(same, np.zeros(3, np.int32)) == 1.0
-
-
-def test_it_beats_at_every_step() -> None:
-    beats: list[int] = []
-    data = digits.load()
-    train_classifier(data.train, data.train_labels, 10, steps=4, beat=lambda: beats.append(1))
-    assert len(beats) == 4
