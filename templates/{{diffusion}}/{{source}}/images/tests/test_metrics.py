@@ -352,11 +352,11 @@ def test_bits_per_dim_of_a_known_gaussian() -> None:
     rng, covariance = np.random.default_rng(0), np.array([[0.04, 0.036], [0.036, 0.04]])
     train, heldout = (
         rng.multivariate_normal([0.1, -0.2], covariance, n).reshape(-1, 1, 2, 1).astype(np.float32)
-        for n in (4000, 2000)
+        for n in (2000, 2000)
     )
     entropy = math.log2(2 * math.pi * math.e) + math.log2(np.linalg.det(covariance)) / 2
     expected = entropy / 2 - 1 + 8  # 256 levels
-    # Sixty numbers are fitted to 4000 images; values beyond the range are clipped.
+    # Sixty numbers are fitted to 2000 images; values beyond the range are clipped.
     assert mixture_bits_per_dim(train, heldout, 256) == pytest.approx(expected, abs=0.03)
 
 
