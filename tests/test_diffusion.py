@@ -28,6 +28,7 @@ RECIPES = {
     "data/mine --run-dir runs/mine": MINI
     + " --model.patch 8 --data.heldout-fraction 0.3 --steps 2",
     "uv run acorn train": MINI + " --run-dir runs/demo --steps 60 --save-every-steps 30",
+    "uv run acorn prepare": "",
     "uv run acorn sample": "--count 4 --sampler euler",
     "uv run acorn evaluate": "--images 40 --probes 1",
     "uv run acorn report": "",

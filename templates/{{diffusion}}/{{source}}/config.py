@@ -108,6 +108,7 @@ class DrawConfig:
     guide_step: int | None = setting(None, least=0)
 
 
+AS_THE_RUN = DrawConfig()
 type Draw = Annotated[DrawConfig, tyro.conf.arg(name="")]
 """As the options of a command."""
 

@@ -39,19 +39,22 @@ class Saved[C]:
 
         UserError where the code declares other arrays in them than were saved.
         """
-        return {name: self.load_part((name,), bare[name], specs[name], mesh) for name in bare}
+        return dict(self._load([(name,) for name in bare], bare, specs, mesh))
 
     def load_part(self, path: tuple[str, ...], bare: Any, specs: Any, mesh: Mesh) -> Any:
         """What is under one path of its state, such as ("ema", "power-0.1"); as `load`."""
-        part = jax.tree_util.keystr(tuple(map(jax.tree_util.DictKey, path)))
-        tree = {n: v for n, v in self.manifest["tree"].items() if n.startswith(part)}
         for name in reversed(path):
             bare, specs = {name: bare}, {name: specs}
-        check_tree(self.path, tree, bare)
-        found = load(self.path, with_shardings(bare, named(specs, mesh)))
+        found = self._load([path], bare, specs, mesh)
         for name in path:
             found = found[name]
         return found
+
+    def _load(self, paths: list[tuple[str, ...]], bare: State, specs: Any, mesh: Mesh) -> Any:
+        parts = tuple(jax.tree_util.keystr(tuple(map(jax.tree_util.DictKey, p))) for p in paths)
+        tree = {n: v for n, v in self.manifest["tree"].items() if n.startswith(parts)}
+        check_tree(self.path, tree, bare)
+        return load(self.path, with_shardings(bare, named(specs, mesh)))
 
 
 def saved_steps(run_dir: str | PurePath) -> list[int]:

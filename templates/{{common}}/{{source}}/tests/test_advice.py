@@ -1,8 +1,10 @@
 """What messages and the README tell a user to type is there, and does what it is said to do."""
 
 import ast
+import dataclasses
 import inspect
 import re
+import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,6 +32,7 @@ FOREIGN = {
         "error-unmatch",
         "extra",
         "format",
+        "local-dir",
         "help",
         "logdir",
         "name-only",
@@ -45,7 +48,11 @@ def own_options() -> set[str]:
     settings = [name.removeprefix("run.").replace("_", "-") for name in to_dict(Config())]
     found = {"config", *settings, *(name.partition(".")[0] for name in settings)}
     for command in COMMANDS.values():
-        found |= {name.replace("_", "-") for name in inspect.signature(command).parameters}
+        for name, parameter in inspect.signature(command).parameters.items():
+            hint = getattr(parameter.annotation, "__value__", parameter.annotation)
+            of_type = (*typing.get_args(hint), hint)[0]  # of an `Annotated`
+            group = dataclasses.fields(of_type) if dataclasses.is_dataclass(of_type) else ()
+            found |= {n.replace("_", "-") for n in (name, *(field.name for field in group))}
     return found
 
 
@@ -80,7 +87,7 @@ def advice() -> Iterator[tuple[str, str]]:
 def test_commands_that_an_advice_names_exist() -> None:
     found = [(place, word) for place, text in advice() for word in re.findall(r"`([a-z-]+)`", text)]
     assert found
-    functions = {"encode"}  # of a trained run
+    functions = {"encode", "decode"}  # of a trained run, of an autoencoder
     assert [(place, word) for place, word in found if word not in {*COMMANDS, *functions}] == []
 
 

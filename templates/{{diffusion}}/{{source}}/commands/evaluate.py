@@ -2,14 +2,14 @@
 
 from typing import Annotated
 
-from ..config import Draw
+from ..config import AS_THE_RUN, Draw
 from ..errors import Exit
 from ..run_config import Bounds
 
 
 def evaluate(
     *,
-    draw: Draw,
+    draw: Draw = AS_THE_RUN,
     run_dir: str = "runs/demo",
     images: Annotated[int, Bounds(least=0)] = 0,
     probes: Annotated[int, Bounds(least=0)] = 0,

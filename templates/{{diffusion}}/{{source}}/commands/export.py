@@ -1,10 +1,10 @@
 """`export`: weights and a sampler for other tools."""
 
-from ..config import Draw
+from ..config import AS_THE_RUN, Draw
 from ..errors import Exit
 
 
-def export(*, to: str, draw: Draw, run_dir: str = "runs/demo") -> int:
+def export(*, to: str, draw: Draw = AS_THE_RUN, run_dir: str = "runs/demo") -> int:
     """Write weights as safetensors, and a sampler as StableHLO that needs no code but JAX.
 
     Args:

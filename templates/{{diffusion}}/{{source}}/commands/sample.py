@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from ..config import Draw
+from ..config import AS_THE_RUN, Draw
 from ..errors import Exit
 from ..run_config import Bounds
 
@@ -12,7 +12,7 @@ COLUMNS = 10  # of the picture
 
 def sample(
     *,
-    draw: Draw,
+    draw: Draw = AS_THE_RUN,
     run_dir: str = "runs/demo",
     to: str = "samples",
     count: Annotated[int, Bounds(above=0)] = 64,

@@ -15,7 +15,8 @@ from ..runtime.tests.children import Child, command, kill_thrice, optimised, sta
 
 TINY = (
     "train --data.batch-size 16 --model.width 16 --model.layers 2 --model.patch 4 "
-    "--model.mlp-width 16 --model.registers 1 --model.dropout 0.1 --data.flip --data.augment 0.1 "
+    "--model.mlp-width 16 --model.scan-unroll 1 --model.registers 1 --model.dropout 0.1 "
+    "--data.flip --data.augment 0.1 "
     "--data.dequantize --optim.horizon-steps 200 --ema.decays 0.9 --ema.power-stds 0.1 "
     "--sample.ema decay-0.9 --sample.sampler-steps 2 --sample.images 20 "
     "--log-every-steps 1 --eval-every-steps 0 --trackers tensorboard "

@@ -95,7 +95,7 @@ def test_without_classes_the_features_are_random_and_still_tell_sets_apart() -> 
     found = random.features(data.train)
     np.testing.assert_allclose(found.var(axis=0).mean(), FEATURE_VARIANCE, rtol=1e-3)
     held = random.features(data.heldout)
-    noise = random.features(digits.noise(len(data.heldout)))
+    noise = random.features(digits.uniform(len(data.heldout)))
     real, other = (((x.mean(axis=0) - found.mean(axis=0)) ** 2).sum() for x in (held, noise))
     assert other > 20 * real
 

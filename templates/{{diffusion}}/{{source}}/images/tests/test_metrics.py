@@ -2,17 +2,14 @@
 
 import math
 from collections.abc import Callable
-from functools import cache
 
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter
 
 from ...errors import UserError
 from .. import metrics
 from ..features import train_classifier
 from ..metrics import (
-    Reference,
     compare,
     gaussian_samples,
     make_reference,
@@ -20,9 +17,22 @@ from ..metrics import (
     panel,
 )
 from . import digits
+from .digits import (
+    COUNT,
+    Planted,
+    blurred,
+    class_gaussians,
+    contracted,
+    copies,
+    heldout_copies,
+    mean_image,
+    near_copies,
+    noise,
+    one_class,
+    perfect,
+    reference,
+)
 
-COUNT = 180
-LABELS = np.arange(COUNT, dtype=np.int32) % 10
 NAMES = [
     "frechet_train",
     "frechet_heldout",
@@ -36,66 +46,6 @@ NAMES = [
 ]
 
 
-@cache
-def reference() -> Reference:
-    """Half of the held-out digits; the other half takes the place of perfect samples."""
-    data = digits.load()
-    return make_reference(
-        data.train, data.train_labels, data.heldout[:COUNT], digits.classifier(), digits.LEVELS
-    )
-
-
-def perfect() -> tuple[np.ndarray, np.ndarray]:
-    return digits.load().heldout[COUNT:], digits.load().heldout_labels[COUNT:]
-
-
-def copies() -> tuple[np.ndarray, np.ndarray]:
-    rows = np.random.default_rng(3).permutation(len(digits.load().train))[:COUNT]
-    return digits.load().train[rows], digits.load().train_labels[rows]
-
-
-def near_copies() -> tuple[np.ndarray, np.ndarray]:
-    """A fifth of the pixels is one level off."""
-    images, labels = copies()
-    off = np.random.default_rng(4).choice([-1, 0, 1], images.shape, p=[0.1, 0.8, 0.1])
-    return images + off.astype(np.float32) / 8, labels
-
-
-def heldout_copies() -> tuple[np.ndarray, np.ndarray]:
-    return digits.load().heldout[:COUNT], digits.load().heldout_labels[:COUNT]
-
-
-def one_class() -> tuple[np.ndarray, np.ndarray]:
-    images, labels = digits.load().heldout, digits.load().heldout_labels
-    return images[labels == 3], LABELS[: (labels == 3).sum()]
-
-
-def noise() -> tuple[np.ndarray, np.ndarray]:
-    return digits.noise(COUNT), LABELS
-
-
-def blurred() -> tuple[np.ndarray, np.ndarray]:
-    images, labels = perfect()
-    return gaussian_filter(images, (0, 0.7, 0.7, 0)), labels
-
-
-def mean_image() -> tuple[np.ndarray, np.ndarray]:
-    return np.repeat(digits.load().train.mean(axis=0, keepdims=True), COUNT, axis=0), LABELS
-
-
-def contracted() -> tuple[np.ndarray, np.ndarray]:
-    """Half the way to the mean of its class, as guidance does it."""
-    images, labels = perfect()
-    data = digits.load()
-    means = np.stack([data.train[data.train_labels == c].mean(axis=0) for c in range(10)])
-    return (images + means[labels]) / 2, labels
-
-
-def class_gaussians() -> tuple[np.ndarray, np.ndarray]:
-    data = digits.load()
-    return gaussian_samples(data.train, data.train_labels, LABELS), LABELS
-
-
 FLOOR = {
     "frechet_heldout": (0, 25),
     "kernel_heldout_x1000": (-500, 500),
@@ -105,7 +55,7 @@ FLOOR = {
     "recall": (0.8, 1),
     "class_agreement": (0.95, 1),
 }
-PLANTED: list[tuple[Callable[[], tuple[np.ndarray, np.ndarray]], dict[str, tuple]]] = [
+PLANTED: list[tuple[Callable[[], Planted], dict[str, tuple]]] = [
     (perfect, FLOOR | {"memorisation": (0.9, 1.1), "frechet_train": (0, 20)}),
     # Copies of the training set: all is well but for one figure.
     (copies, FLOOR | {"memorisation": (0, 0.01), "frechet_train": (0, 10)}),
@@ -190,9 +140,7 @@ PLANTED: list[tuple[Callable[[], tuple[np.ndarray, np.ndarray]], dict[str, tuple
 
 
 @pytest.mark.parametrize(("planted", "expected"), PLANTED, ids=lambda x: getattr(x, "__name__", ""))
-def test_planted(
-    planted: Callable[[], tuple[np.ndarray, np.ndarray]], expected: dict[str, tuple]
-) -> None:
+def test_planted(planted: Callable[[], Planted], expected: dict[str, tuple]) -> None:
     found = panel(*planted(), reference())
     assert list(found) == NAMES
     outside = {k: found[k] for k, (low, high) in expected.items() if not low <= found[k] <= high}
@@ -263,7 +211,7 @@ def test_compare_takes_equal_counts(train: int, size: int, monkeypatch: pytest.M
 def test_compare_without_labels() -> None:
     data = digits.load()
     few = make_reference(data.train[:300], None, data.heldout[:60], digits.classifier(), 17)
-    found = compare(digits.noise(300), None, few)
+    found = compare(digits.uniform(300), None, few)
     assert "class_agreement" not in found["samples"]
     assert "class_agreement" not in found["baseline"]
     # One Gaussian, which has no clear classes.
@@ -308,59 +256,3 @@ def test_refusals() -> None:
     broken[3:5, 0, 0, 0] = np.nan, np.inf
     with pytest.raises(UserError, match="samples: 9 images, 2 of them with values not finite"):
         panel(broken, None, reference())
-
-
-def test_gaussian_samples_have_mean_and_covariance_of_their_class() -> None:
-    rng = np.random.default_rng(0)
-    root = rng.normal(size=(2, 4, 4))
-    images = np.concatenate([rng.normal(size=(50, 4)) @ root[i] + 10 * i for i in range(2)])
-    labels = np.repeat([0, 1], 50)
-    wanted = rng.permutation(np.repeat([0, 1], 20_000))
-    found = gaussian_samples(images.reshape(-1, 2, 2, 1).astype(np.float32), labels, wanted)
-    for label in range(2):
-        ours, real = found[wanted == label].reshape(-1, 4), images[labels == label]
-        scale = np.sqrt(np.trace(np.cov(real.T)))
-        np.testing.assert_allclose(ours.mean(axis=0), real.mean(axis=0), atol=0.03 * scale)
-        np.testing.assert_allclose(np.cov(ours.T), np.cov(real.T), atol=0.03 * scale**2)
-    assert (
-        np.corrcoef(found[:100].reshape(100, -1)).max(where=~np.eye(100, dtype=bool), initial=0) < 1
-    )
-
-
-def test_gaussian_samples_of_few_images() -> None:
-    data = digits.load()
-    three = gaussian_samples(data.train[:3], np.zeros(3, np.int32), np.zeros(40, np.int32))
-    flat = (three - data.train[:3].mean(axis=0)).reshape(40, -1)
-    assert np.linalg.matrix_rank(flat, tol=1e-3) == 2  # three points span a plane
-    one = gaussian_samples(data.train[:3], np.arange(3), np.array([2, 2]))
-    np.testing.assert_array_equal(one, data.train[[2, 2]])
-    # A label that no image has is that of all of them.
-    null = gaussian_samples(data.train[:3], np.arange(3), np.full(40, 3))
-    assert np.linalg.matrix_rank((null - null.mean(axis=0)).reshape(40, -1), tol=1e-3) == 2
-
-
-@pytest.mark.filterwarnings("ignore:Number of distinct clusters")  # all images are one
-@pytest.mark.parametrize("levels", [2, 17, 256])
-def test_bits_per_dim_of_a_known_value(levels: int) -> None:
-    """A Gaussian with the variance of the noise costs log2(2 pi e / 12) / 2 bits, at any level."""
-    same = np.full((300, 8, 8, 1), 1.0, np.float32)
-    expected = math.log2(2 * math.pi * math.e / 12) / 2
-    assert mixture_bits_per_dim(same, same, levels) == pytest.approx(expected, abs=0.01)
-
-
-def test_bits_per_dim_of_a_known_gaussian() -> None:
-    rng, covariance = np.random.default_rng(0), np.array([[0.04, 0.036], [0.036, 0.04]])
-    train, heldout = (
-        rng.multivariate_normal([0.1, -0.2], covariance, n).reshape(-1, 1, 2, 1).astype(np.float32)
-        for n in (2000, 2000)
-    )
-    entropy = math.log2(2 * math.pi * math.e) + math.log2(np.linalg.det(covariance)) / 2
-    expected = entropy / 2 - 1 + 8  # 256 levels
-    # Sixty numbers are fitted to 2000 images; values beyond the range are clipped.
-    assert mixture_bits_per_dim(train, heldout, 256) == pytest.approx(expected, abs=0.03)
-
-
-def test_bits_per_dim_of_digits() -> None:
-    data = digits.load()
-    # Uniform images have log2(17) = 4.09; one Gaussian has 2.95, ten have 2.59.
-    assert 2.5 < mixture_bits_per_dim(data.train, data.heldout, 17) < 2.7
