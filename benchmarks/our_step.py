@@ -13,6 +13,7 @@ from statistics import median
 import jax
 import numpy as np
 from acorn.config import PRESETS, Config, ModelConfig
+from acorn.run_config import RunConfig
 from acorn.runtime.checkpoint import Checkpoints
 from acorn.runtime.compiled import abstract_state, initialise, jit_step
 from acorn.runtime.cost import memory_parts
@@ -138,7 +139,7 @@ def save(folder, steps, limit_s=90.0):
 
     `steps` steps before, those until the save is committed, and `steps` more, each waited for.
     """
-    checkpoints = Checkpoints(Shelf(Path(folder), Path(folder)), keep=1)
+    checkpoints = Checkpoints(Shelf(Path(folder), Path(folder)), RunConfig(keep_checkpoints=1))
 
     def step_ms():
         began_s = time.perf_counter()

@@ -40,5 +40,5 @@ def constant(c: Any, steps: int) -> Schedule:
 
 
 # Name -> (OptimConfig, number of steps after the warmup) -> the schedule of those steps.
-SCHEDULES = {"cosine": cosine, "wsd": wsd, "linear": linear, "constant": constant}
+SCHEDULES = {"cosine": cosine, "wsd": wsd, "constant": constant, "linear": linear}
 type ScheduleName = Literal[*SCHEDULES]  # type: ignore[valid-type]  # mypy wants them written out
