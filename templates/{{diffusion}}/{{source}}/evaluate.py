@@ -1,5 +1,6 @@
 """Held-out loss by noise, likelihood, and images of the network as pixels. Trains nothing."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -21,6 +22,7 @@ from .samplers import draw_noise, image_keys
 from .step import Learner, image_losses, to_range
 
 EVAL_IMAGES = 4096  # held-out images of an evaluation, at most; evenly spread
+NUMBERS = 1 << 28  # in images that are in memory at once: 1 GiB in float32
 NOISES = 4  # parts of the range of times whose losses are told apart
 LIKELIHOOD_STEPS = 10  # of RK4; on digits 10, 20 and 40 steps agree to 0.001 bits
 
@@ -33,7 +35,7 @@ def make_evaluate(
     Noise, times and images are the same in each evaluation, so that its noise is that of none:
     each image is taken at one time, these cover the range evenly.
     """
-    at_once, objective = in_batches(learner, mesh), learner.config.objective
+    batches, objective = in_batches(learner, mesh), learner.config.objective
     path = OBJECTIVES[objective.name].path
     rows = spread(split, EVAL_IMAGES)
     count, part = len(rows["label"]), jax.random.key(1)
@@ -49,7 +51,7 @@ def make_evaluate(
 
     def evaluate(state: State, beat: Beat) -> dict[str, float]:
         params, parts = averaged(state, learner.config.sample.ema), []
-        for placed, number in at_once(rows):
+        for placed, number in batches(rows):
             parts.append(np.asarray(loss(params, placed))[:number])
             beat()
         losses, bins = np.concatenate(parts), np.floor(shares * NOISES)
@@ -66,11 +68,17 @@ def make_evaluate(
 def spread(split: Split, most: int, *, latents: bool = True) -> dict[str, np.ndarray]:
     """At most so many images of a split, evenly spread over it, and their labels.
 
-    latents: in place of pixels, where there are some.
+    latents: in place of pixels, where there are some. Of large images fewer are taken.
     """
-    chosen = np.linspace(0, len(split) - 1, min(most, len(split))).round().astype(int)
     stored = (split.latents if latents else None) or split.pixels
+    count = min(most, len(split), at_once(stored.shape))
+    chosen = np.linspace(0, len(split) - 1, count).round().astype(int)
     return {"image": stored.read(chosen), "label": split.labels[chosen]}
+
+
+def at_once(shape: tuple[int, ...]) -> int:
+    """How many images of this shape may be in memory as floats."""
+    return max(2, NUMBERS // math.prod(shape))
 
 
 def make_likelihood(
@@ -80,7 +88,7 @@ def make_likelihood(
 
     probes: of the divergence; 0 = exact.
     """
-    at_once, kind = in_batches(learner, mesh), learner.kind
+    batches, kind = in_batches(learner, mesh), learner.kind
     path = OBJECTIVES[learner.config.objective.name].path
 
     @partial(jax.jit, out_shardings=NamedSharding(mesh, PartitionSpec()))
@@ -95,7 +103,7 @@ def make_likelihood(
     def likelihood(params: Any, rows: dict[str, np.ndarray], beat: Beat) -> Float[np.ndarray, " N"]:
         parts = []
         rows = rows | {"index": np.arange(len(rows["label"]), dtype=np.int32)}
-        for placed, number in at_once(rows):
+        for placed, number in batches(rows):
             with jax.set_mesh(mesh):
                 parts.append(np.asarray(bits(params, placed))[:number])
             beat()

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int, UInt8
 
 from .errors import UserError
-from .evaluate import make_likelihood, make_to_pixels
+from .evaluate import at_once, make_likelihood, make_to_pixels
 from .generate import Generate, balanced_labels, make_generate
 from .images.shards import Manifest, Split, SplitName, open_split
 from .step import Learner
@@ -33,7 +33,7 @@ class Model:
         self, count: int = 16, labels: Int[np.ndarray, " K"] | None = None, *, seed: int = 0
     ) -> UInt8[np.ndarray, "N H W C"]:
         """Images of these classes, else of all classes in turn. The same seed draws the same."""
-        return self.to_pixels(self.draw(self.labels(count, labels), seed))
+        return self.pixels(self.labels(count, labels), seed)
 
     def labels(self, count: int, labels: Any = None) -> Int[np.ndarray, " N"]:
         """The classes of `count` images: those given, repeated, else all in turn."""
@@ -48,6 +48,19 @@ class Model:
                 do="choose among these" if classes else "leave them out",
             )
         return np.resize(given, count).astype(np.int32)
+
+    def pixels(
+        self, labels: Int[np.ndarray, " N"], seed: int, beat: Callable[[], None] = lambda: None
+    ) -> UInt8[np.ndarray, "N H W C"]:
+        """Images of these labels, as pixels are stored; no more are in memory as floats at once
+        than `evaluate.NUMBERS` allows."""
+        size, parts = at_once(self.manifest.shape), []
+        for first in range(0, len(labels), size):
+            part = labels[first : first + size]
+            indices = first + np.arange(len(part), dtype=np.int32)
+            images = self._generate(self.params, part, seed, beat, weak=self.weak, indices=indices)
+            parts.append(self.to_pixels(images))
+        return np.concatenate(parts)
 
     def draw(
         self, labels: Int[np.ndarray, " N"], seed: int, beat: Callable[[], None] = lambda: None

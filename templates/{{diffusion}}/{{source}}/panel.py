@@ -10,16 +10,15 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from .contract import Artifact, Beat, Section, State
-from .evaluate import make_likelihood, make_to_pixels, spread
+from .evaluate import at_once, make_likelihood, make_to_pixels, spread
 from .generate import averaged, balanced_labels, make_generate
 from .images.feature_nets import open_features
 from .images.features import train_classifier
 from .images.metrics import (
     MAX_IMAGES,
-    Reference,
     compare,
     frechet_distance,
     make_reference,
@@ -34,6 +33,7 @@ from .step import Learner
 COLUMNS, NEIGHBOURS = 10, 3  # of a grid of images; training images below each of a row
 GUIDANCES, STEPS = (1.0, 1.5, 3.0), (4, 10, 25)  # of the table of pictures
 LIKELIHOOD_IMAGES = 2000  # held-out ones, at most
+FEATURE_IMAGES = 50_000  # training ones for FID and FD-DINOv2, the number of published samples
 MIXTURE_DIMS = 1024  # up to which a mixture of Gaussians is fitted
 
 
@@ -127,7 +127,7 @@ def judge(
     """
     kind, seed = run.learner.kind, run.learner.config.run.seed
     labels = balanced_labels(run.learner, count)
-    images = run.to_pixels(run.draw(labels, seed, beat))
+    images = run.pixels(labels, seed, beat)
     likelihood = _likelihood(run, train, heldout, probes, beat)
     if jax.process_index() != 0:  # which alone writes the summary
         return {}
@@ -137,10 +137,11 @@ def judge(
     if kind.classes:
         found["classifier_accuracy"] = classifier.accuracy(kept, kept_classes)
     reference = make_reference(real, classes, kept, classifier, kind.levels, beat=beat)
-    samples = np.asarray(to_network(images, kind.levels))
+    judged = min(len(images), at_once(images.shape[1:]))
+    labels, samples = labels[:judged], np.asarray(to_network(images[:judged], kind.levels))
     found |= compare(samples, labels if kind.classes else None, reference, beat) | likelihood
     if features:
-        found |= _distance_by(features, samples, reference, beat)
+        found |= _distance_by(features, images, train, kind.levels, beat)
     return found
 
 
@@ -168,10 +169,21 @@ def _likelihood(
 
 
 def _distance_by(
-    path: str, samples: np.ndarray, reference: Reference, beat: Beat
+    path: str, images: UInt8[np.ndarray, "N H W C"], train: Split, levels: int, beat: Beat
 ) -> dict[str, float]:
     """FID or FD-DINOv2 to the training images, by the features of the user's network."""
     network = open_features(path)
-    ours, real = network(samples), network(reference.train)
-    beat()
-    return {network.metric: frechet_distance(ours, real), f"{network.metric}_images": len(samples)}
+
+    def features(read: Callable[[range], np.ndarray], count: int) -> Float[np.ndarray, "N D"]:
+        parts, size = [], at_once(images.shape[1:])
+        for first in range(0, count, size):
+            pixels = read(range(first, min(first + size, count)))
+            parts.append(network(np.asarray(to_network(pixels, levels))))
+            beat()
+        return np.concatenate(parts)
+
+    real = min(len(train), FEATURE_IMAGES)
+    ours = features(lambda rows: images[rows.start : rows.stop], len(images))
+    distance = frechet_distance(ours, features(train.pixels.read, real))
+    of_images = {"images": len(images), "training_images": real}
+    return {network.metric: distance} | {f"{network.metric}_{k}": n for k, n in of_images.items()}

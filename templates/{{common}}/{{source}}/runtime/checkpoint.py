@@ -121,20 +121,19 @@ class Checkpoints:
             if process == 0:
                 store.write_json(self._shelf.arrays / name / "manifest.json", saving.manifest)
             written = self._shelf.written(name)
-            if not self._shelf.own_disks:
+            if not self._shelf.asks_others:
                 self._hash(name, written)
         except Exception as error:
             failure = error
         # A write may fail in one process alone; the save counts when it has in none.
         failure = agreed_failure(saving.key, failure)
-        if failure is None and self._shelf.own_disks:
-            written = self._shelf.without_others(name, written)
+        if failure is None and self._shelf.asks_others:
             try:
                 self._hash(name, written)
                 self._shelf.clear_copies()
             except Exception as error:
                 failure = error
-            failure = agreed_failure(f"{saving.key} uploaded", failure)
+            failure = agreed_failure(f"{saving.key} hashed", failure)
         if failure is not None:
             self._report(name, failure, made=saving.made and process == 0)
             return

@@ -15,7 +15,7 @@ from orbax.checkpoint import v1 as ocp
 
 from ..errors import UserError
 from ..records import mirror, objects, store
-from .agree import exchange
+from .agree import exchange, from_first
 from .distributed import unique
 from .private import writer_of
 
@@ -74,10 +74,10 @@ class Shelf:
 
     def written(self, name: str) -> list[str]:
         """Files that this process wrote; on disks of their own, others may have them too."""
-        here = self._files(name)
-        if self.own_disks:
-            return here
-        return [file for file in here if writer_of(Path(file)) == jax.process_index()]
+        if not isinstance(self.arrays, Path):
+            return []  # the store is asked once, by `hash`
+        here = [str(f) for f in store.files(self.arrays / name) if _is_content(f)]
+        return here if self.own_disks else [file for file in here if _is_ours(file)]
 
     def without_others(self, name: str, written: list[str]) -> list[str]:
         """Those that no process before this one has. Waits for all processes."""
@@ -91,11 +91,21 @@ class Shelf:
             for name in {*store.names(self.arrays)} - {*store.names(self.folder)}:
                 store.remove(self.arrays / name)
 
+    @property
+    def asks_others(self) -> bool:
+        """Whether `hash` is to be called by all processes, once all have written."""
+        return self.own_disks or (self.is_remote and not self.is_copied)
+
     def hash(self, name: str, files: list[str]) -> dict[str, str]:
-        """File -> hash of those that this process wrote, which are in `folder` afterwards."""
+        """File -> hash of those that this process wrote, which are in `folder` afterwards.
+
+        files: those of `written`, which a bucket that Orbax writes to need not be asked for.
+        """
         if self.is_remote and not self.is_copied:
-            there = objects.found(self.folder / name)
-            return {file: there[file] for file in files}
+            there = from_first(unique(f"written {name}"), lambda: self._content(name))
+            return {file: there[file] for file in there if _is_ours(file)}
+        if self.own_disks:
+            files = self.without_others(name, files)
         hashes = {file: store.sha256(self._here(name, file)) for file in files}
         if self.is_copied:
             with ThreadPoolExecutor(THREADS) as pool:
@@ -170,11 +180,10 @@ class Shelf:
         store.write_json(self.folder / aside, {"complaint": complaint})
         return aside
 
-    def _files(self, name: str) -> list[str]:
-        """Every file that Orbax or process 0 wrote here."""
-        if not isinstance(self.arrays, Path):
-            return [f for f in objects.found(self.arrays / name) if _is_content(Path(f))]
-        return [str(f) for f in store.files(self.arrays / name) if _is_content(f)]
+    def _content(self, name: str) -> dict[str, str]:
+        """Every object of one, but the lists of hashes, with its digest."""
+        found = objects.found(self.folder / name)
+        return {file: digest for file, digest in found.items() if _is_content(Path(file))}
 
     def _here(self, name: str, file: str) -> Path:
         return Path(self.arrays / name / file)
@@ -215,6 +224,10 @@ def shelf_of(run_dir: str, *, reader: bool = False, own_disks: bool = False) -> 
 def _kind(digest: str) -> str:
     """What a store calls its digest, such as md5Hash or crc32c; "" of a SHA-256."""
     return digest.rpartition(" ")[0]
+
+
+def _is_ours(file: str) -> bool:
+    return writer_of(Path(file)) == jax.process_index()
 
 
 def _is_content(file: Path) -> bool:

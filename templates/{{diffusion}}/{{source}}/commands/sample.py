@@ -40,7 +40,7 @@ def sample(
     start()
     run = open_run(run_dir, draw)
     labels = run.labels(count, classes)
-    pixels = run.to_pixels(run.draw(labels, seed))
+    pixels = run.pixels(labels, seed)
     picture = grid(np.asarray(to_network(pixels, run.learner.kind.levels)), COLUMNS)
     folder = Path(to)
     store.write(folder / "images.png", lambda file: Image.fromarray(picture).save(file, "PNG"))

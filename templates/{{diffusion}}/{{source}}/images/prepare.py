@@ -1,7 +1,7 @@
 """Source -> shards of pixels, and of latents where there is an autoencoder; imports no JAX if not.
 
 A killed preparation resumes: a file is written under another name, then renamed, and counts once
-the manifest names it. One process at a time prepares a folder; a second one waits for it.
+the manifest names it.
 """
 
 import hashlib
@@ -18,10 +18,11 @@ from rich.progress import MofNCompleteColumn, Progress
 
 from ..errors import UserError
 from ..records import store
-from ..records.mirror import Mirror, local
+from ..records.mirror import local
+from ..training.prepared import prepare_once
 from .decode import decode
 from .settings import ImageConfig
-from .shards import LOCK, Manifest, SplitName, put, read_manifest, write_manifest
+from .shards import Manifest, SplitName, put, read_manifest, write_manifest
 from .sources import Example, Source, identify, open_source
 from .usable import check_usable, count
 
@@ -38,60 +39,12 @@ def prepare(config: ImageConfig, *, show: bool = True) -> Manifest:
     UserError when the folder holds another preparation, images differ in size, a split would be
     empty, or more than `max_unusable_fraction` of the images cannot be used.
     """
-    copy, (request, missing) = Mirror(config.prepared_dir), _request(config)
-    folder = copy.local
-    is_there = store.exists(copy.folder / "manifest.json")
-    if is_there:  # else a preparation may go on in the copy, or one was not sent
-        copy.fetch()
-    else:
-        copy.forget()
-    found = _find_prepared(folder, request, missing)
-    if found and found.complete and is_there:  # no lock: the folder may be one for reading alone
-        return found
-    if missing and not (found and found.complete):
-        raise missing
-    if folder.exists() and not folder.is_dir():
-        raise UserError(
-            got=f"--data.prepared-dir {folder}, which is a file",
-            expected="a folder for the prepared images, or a new name",
-            do="choose another --data.prepared-dir",
-        )
+    request, missing = _request(config)
 
-    def wait(holder: str) -> None:
-        log.info("%s prepares %s; waiting for it", holder, folder)
+    def make(found: Manifest | None) -> Manifest:
+        return _prepare(config, request, found, show)
 
-    with store.locked(folder / LOCK, wait):
-        found = _find_prepared(folder, request, missing)
-        if not (found and found.complete):
-            for name in store.names(folder):
-                if name.endswith(store.PART):  # a killed process left it: another holds the lock
-                    store.remove(folder / name)
-            found = _prepare(config, request, found, show)
-        copy.send(last="manifest.json")
-        return found
-
-
-def _find_prepared(
-    folder: Path, request: dict[str, Any], missing: UserError | None
-) -> Manifest | None:
-    """The manifest of this request, complete or not, if there is one.
-
-    Shards that were copied to a machine without their source are accepted.
-    """
-    if not (folder / "manifest.json").exists():
-        return None
-    manifest = read_manifest(folder)
-    got, known = manifest.request, {k: v for k, v in request.items() if (k, v) != ("files", None)}
-    differ = [key for key, value in known.items() if value != got.get(key)]
-    if differ and missing:  # a mistyped path, rather than other images
-        raise missing
-    if differ:
-        raise UserError(
-            got=f"{folder}, prepared with {', '.join(f'{k}={got.get(k)!r}' for k in differ)}",
-            expected=", ".join(f"{k}={request[k]!r}" for k in differ),
-            do="choose another --data.prepared-dir, or delete that folder",
-        )
-    return manifest
+    return prepare_once(config.prepared_dir, request, missing, read_manifest, make)
 
 
 def _request(config: ImageConfig) -> tuple[dict[str, Any], UserError | None]:

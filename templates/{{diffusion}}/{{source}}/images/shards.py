@@ -6,9 +6,7 @@ with an autoencoder, `*.latents.npy` (float16 [N, h, w, c]). Decides nothing of 
 
 import json
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,10 +16,10 @@ from jaxtyping import Int, Int32, Shaped
 from ..errors import UserError
 from ..records import store
 from ..records.mirror import local
+from ..training.prepared import check_files, map_array
 from .usable import Counts, tell, tell_left_out, tell_names
 
 FORMAT = 1  # of shards and manifest
-LOCK = ".lock"  # of a prepared folder, held by who writes in it
 
 type SplitName = Literal["train", "heldout"]
 
@@ -75,7 +73,7 @@ class Stack:
     def __getitem__(self, row: int) -> Shaped[np.ndarray, "..."]:
         """One row; IndexError outside of [0, len). Safe from any thread."""
         at = int(np.searchsorted(self.starts, row, "right")) - 1
-        return _map(*self.files[at])[row - int(self.starts[at])]
+        return map_array(*self.files[at])[row - int(self.starts[at])]
 
     def read(
         self, rows: Iterable[int] | Int[np.ndarray, " rows"]
@@ -134,8 +132,7 @@ def open_split(folder: str | Path, split: SplitName) -> Split:
             do="run `prepare` with the same --data settings; it goes on where it stopped",
         )
     files = {folder / n: sha for n, sha in manifest.files.items() if n.startswith(f"{split}-")}
-    with ThreadPoolExecutor() as pool:  # hashlib releases the GIL
-        list(pool.map(_check, files, files.values()))
+    check_files(files)
     kinds = {
         kind: tuple((p, sha) for p, sha in files.items() if p.name.endswith(f".{kind}.npy"))
         for kind in ("pixels", "labels", "latents")
@@ -179,24 +176,3 @@ def manifest_file(folder: str | Path) -> dict[str, bytes]:
 def _stack(files: tuple[tuple[Path, str], ...]) -> Stack:
     shapes = [np.load(path, mmap_mode="r").shape for path, _ in files]
     return Stack(files, np.cumsum([0, *(shape[0] for shape in shapes)]), shapes[0][1:])
-
-
-def _check(path: Path, sha256: str) -> None:
-    try:
-        digest = store.sha256(path)
-        got = f"{path.stat().st_size} bytes with SHA-256 {digest}"
-    except OSError as error:
-        digest, got = "", str(error)
-    if digest != sha256:
-        raise UserError(
-            got=f"{path}: {got}",
-            expected=f"SHA-256 {sha256}, as its manifest says",
-            do="put back the file that was there, or run `prepare` with another "
-            "--data.prepared-dir: the run goes on with the same images wherever it is",
-        )
-
-
-@lru_cache(maxsize=256)  # each holds a file descriptor, of which a process often has 1024
-def _map(path: Path, sha256: str) -> np.ndarray:
-    """`sha256` is part of the cache key: a folder may be prepared again under the same names."""
-    return np.load(path, mmap_mode="r")

@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from ..records import store
-from .shards import LOCK, Split
+from ..training.prepared import LOCK
+from .shards import Split
 
 log = logging.getLogger(__name__)
 

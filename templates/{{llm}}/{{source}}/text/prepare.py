@@ -1,10 +1,8 @@
 """Corpus -> token shards, streamed; a killed preparation resumes.
 
-A file is written under another name, then renamed, and counts once the manifest names it. One
-process at a time prepares a folder, on any machine; a second one waits for it.
+A file is written under another name, then renamed, and counts once the manifest names it.
 """
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -21,10 +19,11 @@ from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
 from ..errors import UserError
 from ..records import store
-from ..records.mirror import Mirror, local
+from ..records.mirror import local
+from ..training.prepared import prepare_once
 from .corpus import Document, SplitName, find_files, is_chosen
 from .settings import TextConfig
-from .shards import LOCK, Manifest, Shard, open_tokenizer, read_manifest
+from .shards import Manifest, Shard, open_tokenizer, read_manifest
 from .tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer, train_bpe
 from .usable import LeftOut, check_usable, read_usable, tell
 
@@ -44,46 +43,12 @@ def prepare(config: TextConfig, *, show: bool = True) -> Manifest:
     UserError when the folder holds another preparation, a split would be empty, or more documents
     than `max_unusable_fraction` cannot be used.
     """
-    copy, (request, missing) = Mirror(config.prepared_dir), _request(config)
-    folder = copy.local
-    is_there = store.exists(copy.folder / "manifest.json")
-    if is_there:  # else a preparation may go on in the copy, or one was not sent
-        copy.fetch()
-    else:
-        copy.forget()
-    found = _find_prepared(folder, request, missing)
-    if found and found.complete and is_there:  # no lock: the folder may be one for reading alone
-        return found
-    if missing and not (found and found.complete):
-        raise missing
-    if folder.exists() and not folder.is_dir():
-        raise UserError(
-            got=f"--data.prepared-dir {folder}, which is a file",
-            expected="a folder for the prepared text, or a new name",
-            do="choose another --data.prepared-dir",
-        )
+    request, missing = _request(config)
 
-    def wait(holder: str) -> None:
-        log.info("%s prepares %s; waiting for it", holder, folder)
+    def make(found: Manifest | None) -> Manifest:
+        return _prepare(config, request, found, show)
 
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(store.locked(folder / LOCK, wait))
-        if copy.is_remote:  # no lock of a disk keeps other machines away
-            from ..runtime.lock import held  # it needs JAX
-
-            copy.confirm = stack.enter_context(held(folder, copy.folder, wait))
-            if store.exists(copy.folder / "manifest.json"):  # made meanwhile
-                copy.fetch()
-        found = _find_prepared(folder, request, missing)
-        if found and found.complete:
-            copy.send(last="manifest.json")
-            return found
-        for name in store.names(folder):
-            if name.endswith(store.PART):  # of a process that was killed: it would hold the lock
-                store.remove(folder / name)
-        prepared = _prepare(config, request, found, show)
-        copy.send(last="manifest.json")
-        return prepared
+    return prepare_once(config.prepared_dir, request, missing, read_manifest, make)
 
 
 def _prepare(
@@ -131,29 +96,6 @@ def describe(manifest: Manifest) -> str:
 def left_out(manifest: Manifest) -> str:
     """How many documents were left out, why, and the names of the first, in one line."""
     return tell(manifest.unusable, sum(shard.documents for shard in manifest.shards))
-
-
-def _find_prepared(
-    folder: Path, request: dict[str, Any], missing: UserError | None
-) -> Manifest | None:
-    """The manifest of this request, complete or not, if there is one.
-
-    Shards that were copied to a machine without their sources are accepted.
-    """
-    if not (folder / "manifest.json").exists():
-        return None
-    manifest = read_manifest(folder)
-    got, known = manifest.request, {k: v for k, v in request.items() if (k, v) != ("sources", None)}
-    differ = [key for key, value in known.items() if value != got.get(key)]
-    if differ and missing:  # a mistyped path, rather than another corpus
-        raise missing
-    if differ:
-        raise UserError(
-            got=f"{folder}, prepared with {', '.join(f'{k}={got.get(k)!r}' for k in differ)}",
-            expected=", ".join(f"{k}={request[k]!r}" for k in differ),
-            do="choose another --data.prepared-dir, or delete that folder",
-        )
-    return manifest
 
 
 def _request(config: TextConfig) -> tuple[dict[str, Any], UserError | None]:

@@ -8,9 +8,7 @@ their text too, in `*.txt`. Writes nothing; prepare.py does.
 import itertools
 import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +18,11 @@ from jaxtyping import Int
 from ..errors import UserError
 from ..records import store
 from ..records.mirror import local
+from ..training.prepared import check_files, map_array
 from .corpus import SplitName
 from .tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer
 
 FORMAT = 1  # of shards and manifest
-LOCK = ".lock"  # of a prepared folder, held by who writes in it
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ class Split:
         while start + done < stop:
             base = int(self.shard_starts[shard])
             name, sha256 = next(iter(self.shards[shard].files.items()))
-            part = _map_tokens(self.folder / name, sha256)[start + done - base : stop - base]
+            part = map_array(self.folder / name, sha256)[start + done - base : stop - base]
             out[done : done + len(part)] = part
             done, shard = done + len(part), shard + 1
         return out
@@ -126,8 +124,7 @@ def open_split(folder: str | Path, split: SplitName) -> Split:
         )
     shards = tuple(shard for shard in manifest.shards if shard.split == split)
     files = {folder / name: sha256 for shard in shards for name, sha256 in shard.files.items()}
-    with ThreadPoolExecutor() as pool:  # hashlib releases the GIL
-        list(pool.map(_check, files, files.values()))
+    check_files(files)
     ends = np.cumsum([shard.tokens for shard in shards])
     starts = [np.load(path)[0] for path in files if path.name.endswith(".starts.npy")]
     starts = [of_shard + first for of_shard, first in zip(starts, [0, *ends[:-1]], strict=True)]
@@ -146,7 +143,7 @@ def open_tokenizer(folder: str | Path) -> Tokenizer:
     sha256, path = read_manifest(folder).tokenizer_sha256, local(str(folder)) / "tokenizer.json"
     if sha256 == ByteTokenizer.sha256:
         return ByteTokenizer()
-    _check(path, sha256)
+    check_files({path: sha256})
     return JsonTokenizer(path)
 
 
@@ -157,24 +154,3 @@ def tokenizer_files(folder: str | Path) -> dict[str, bytes]:
     if store.exists(path := local(str(folder)) / "tokenizer.json"):
         files[path.name] = store.read(path)
     return files
-
-
-def _check(path: Path, sha256: str) -> None:
-    try:
-        digest = store.sha256(path)
-        got = f"{path.stat().st_size} bytes with SHA-256 {digest}"
-    except OSError as error:
-        digest, got = "", str(error)
-    if digest != sha256:
-        raise UserError(
-            got=f"{path}: {got}",
-            expected=f"SHA-256 {sha256}, as its manifest says",
-            do="put back the file that was there, or run `prepare` with another "
-            "--data.prepared-dir: the run goes on with the same text wherever it is",
-        )
-
-
-@lru_cache(maxsize=256)  # each holds a file descriptor, of which a process often has 1024
-def _map_tokens(path: Path, sha256: str) -> np.ndarray:
-    """`sha256` is part of the cache key: a folder may be prepared again under the same names."""
-    return np.load(path, mmap_mode="r")
