@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 # A run of seconds, of preset demo.
@@ -64,3 +65,13 @@ def commands_of_the_readme(project: Path) -> list[str]:
     found += [" ".join(code.split()) for code in re.findall(r"`((?:uvx?|docker)\s[^`]*)`", readme)]
     found += [f"uv run acorn {name}" for name in re.findall(r"^\| `([a-z-]+)", table, re.M)]
     return [command for command in dict.fromkeys(found) if command != "uv run"]  # no command
+
+
+def names_of_dependencies(project: Path) -> set[str]:
+    """What a package of the project could shadow: all that is locked, and all that is installed."""
+    lock = tomllib.loads((project / "uv.lock").read_text("utf-8"))
+    installed = "from importlib.metadata import packages_distributions as d; print(*d())"
+    names = {package["name"] for package in lock["package"]}
+    names |= set(uv(project, "run", "--no-sync", "python", "-c", installed).split())
+    plain = {re.sub("[-.]", "_", name.lower()) for name in names - {"acorn"}}
+    return {name for name in plain if re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name)}

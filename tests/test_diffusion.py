@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from growing import grow, template_repository
-from installed import commands_of_the_readme, losses_of, uv
+from installed import commands_of_the_readme, losses_of, names_of_dependencies, uv
+from link import ROOT
 from updating import PINNED
 
 pytestmark = pytest.mark.slow
@@ -99,6 +100,12 @@ def test_a_command_of_the_readme_runs(acorn: Path, command: str) -> None:
         uv(acorn, "run", "--no-sync", "python", "-", typed=PICTURES)
     told = uv(acorn, *shlex.split(command)[1:], *RECIPES[command].split())
     assert told.strip()
+
+
+def test_no_package_may_have_the_name_of_a_dependency(acorn: Path) -> None:
+    names = names_of_dependencies(acorn)
+    assert {"diffrax", "sklearn"} <= names
+    assert names <= set((ROOT / "hooks" / "reserved-names.txt").read_text("utf-8").split())
 
 
 def test_it_learned(acorn: Path) -> None:

@@ -10,7 +10,6 @@ import shlex
 import shutil
 import sysconfig
 import time
-import tomllib
 import zipfile
 from collections import Counter
 from math import log2
@@ -18,7 +17,16 @@ from pathlib import Path
 
 import pytest
 from growing import commit_all, git, grow, template_repository
-from installed import MINI, MINI_TEXT, ONE_LAYER, TINY, commands_of_the_readme, losses_of, uv
+from installed import (
+    MINI,
+    MINI_TEXT,
+    ONE_LAYER,
+    TINY,
+    commands_of_the_readme,
+    losses_of,
+    names_of_dependencies,
+    uv,
+)
 from link import ROOT
 from updating import NEWER, PINNED, adopt, release_next, update
 
@@ -115,14 +123,9 @@ def test_a_command_of_the_readme_runs(acorn: Path, command: str) -> None:
 
 
 def test_no_package_may_have_the_name_of_a_dependency(acorn: Path) -> None:
-    lock = tomllib.loads((acorn / "uv.lock").read_text("utf-8"))
-    names = {package["name"] for package in lock["package"]} - {"acorn"}
-    installed = "from importlib.metadata import packages_distributions as d; print(*d())"
-    names |= set(uv(acorn, "run", "--no-sync", "python", "-c", installed).split()) - {"acorn"}
-    possible = {re.sub("[-.]", "_", name.lower()) for name in names}
-    possible = {name for name in possible if re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name)}
-    assert {"tqdm", "google"} <= possible
-    assert possible <= set((ROOT / "hooks" / "reserved-names.txt").read_text("utf-8").split())
+    names = names_of_dependencies(acorn)
+    assert {"tqdm", "google"} <= names
+    assert names <= set((ROOT / "hooks" / "reserved-names.txt").read_text("utf-8").split())
 
 
 def unigram_bits_per_byte() -> float:

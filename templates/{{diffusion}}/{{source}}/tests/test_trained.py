@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from .. import cli, panel
+from .. import cli, evaluate, panel
 from ..config import DrawConfig
 from ..errors import Exit, UserError
 from ..generate import balanced_labels, make_generate
+from ..images.distances import frechet_distance
 from ..images.features import train_classifier
+from ..images.pixels import to_network
 from ..runtime.loop import run
 from ..runtime.saved import saved_steps
 from ..runtime.sharding import make_mesh
@@ -73,6 +75,40 @@ def test_an_image_depends_on_index_label_and_seed_alone(run_dir: Path) -> None:
     drawn = alone(jax.device_get(here), balanced_labels(opened.learner, 20), 3)
     many = opened.draw(balanced_labels(opened.learner, 20), 3)
     np.testing.assert_allclose(drawn, many, atol=1e-4)  # 1 and 8 devices
+
+
+def test_few_images_are_in_memory_at_once(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_run(run_dir)
+    whole, drawn = opened.sample(20), []
+    draw = opened._generate
+
+    def counted(*args: Any, **options: Any) -> np.ndarray:
+        drawn.append(len(args[1]))
+        return draw(*args, **options)
+
+    monkeypatch.setitem(opened.__dict__, "_generate", counted)
+    monkeypatch.setattr(evaluate, "NUMBERS", 6 * 64)
+    np.testing.assert_array_equal(opened.sample(20), whole)
+    assert drawn == [6, 6, 6, 2]
+    assert len(evaluate.spread(opened.split("train"), 100)["label"]) == 6
+    # A network that the user supplies sees all of them, part by part.
+    seen: list[int] = []
+
+    class Network:
+        metric = "FID"
+
+        def __call__(self, images: np.ndarray) -> np.ndarray:
+            seen.append(len(images))
+            return images.reshape(len(images), -1)[:, 20:24]
+
+    monkeypatch.setattr(panel, "open_features", lambda path: Network())
+    monkeypatch.setattr(panel, "FEATURE_IMAGES", 10)
+    train = opened.split("train")
+    found = panel._distance_by("any", whole, train, 17, lambda: None)
+    assert seen == [6, 6, 6, 2, 6, 4]
+    ours, real = (np.asarray(to_network(x, 17)) for x in (whole, train.pixels.read(range(10))))
+    flat = [x.reshape(len(x), -1)[:, 20:24] for x in (ours, real)]
+    assert found == {"FID": frechet_distance(*flat), "FID_images": 20, "FID_training_images": 10}
 
 
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpm++", "churn", "adaptive"])
