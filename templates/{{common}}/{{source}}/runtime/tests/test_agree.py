@@ -7,11 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jax
 import pytest
 
 from ...records import objects, store
 from ...records.mirror import Mirror
-from .. import agree
+from .. import agree, shelf
+
+WRITTEN = [f"state/ocdbt.process_{index}/d/0a" for index in range(2)]  # as Orbax names them
 
 
 def in_job(monkeypatch: pytest.MonkeyPatch, process: int, said: dict[str, str]) -> None:
@@ -61,6 +64,26 @@ def test_all_have_what_process_0_has(
     else:
         assert first[0] is type(error)
         assert str(error) in first[2]
+
+
+def test_one_process_lists_a_bucket_and_each_commits_what_it_wrote(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: dict[str, str] = {}
+    files = {name: f"md5Hash {name}" for name in ("manifest.json", "files-0.json", *WRITTEN)}
+    folder = store.place("gs://bucket/run/checkpoints")
+    bucket = shelf.Shelf(folder, folder)
+    monkeypatch.setattr(shelf, "unique", lambda name: name)
+    found: dict[int, dict[str, str]] = {}
+    for process in range(2):
+        in_job(monkeypatch, process, said)
+        monkeypatch.setattr(jax, "process_index", lambda index=process: index)
+        listed = (lambda path: files) if process == 0 else (lambda path: pytest.fail("it asked"))
+        monkeypatch.setattr(objects, "found", listed)
+        assert bucket.asks_others
+        found[process] = bucket.hash("00000001", bucket.written("00000001"))
+    assert set(found[0]) == {"manifest.json", WRITTEN[0]}
+    assert found[1] == {WRITTEN[1]: files[WRITTEN[1]]}
 
 
 def test_what_is_sent_after_the_last_save_may_fail(
