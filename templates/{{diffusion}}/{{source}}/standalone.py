@@ -29,6 +29,11 @@ def read_weights(path):
 
 def main(count=16, seed=0):
     about = json.loads((FOLDER / "config.json").read_text())
+    # Older versions cannot read what a younger one wrote; younger ones can, for half a year.
+    if jax.__version_info__ < tuple(map(int, about["jax"].split(".")[:3])):
+        sys.exit(
+            f"made with JAX {about['jax']}, and this is {jax.__version__}: install a younger one"
+        )
     sampler = export.deserialize(bytearray((FOLDER / "sampler.stablehlo").read_bytes()))
     weights = read_weights(FOLDER / "model.safetensors")
     labels = np.arange(count, dtype=np.int32) % max(about["classes"], 1)
@@ -38,4 +43,6 @@ def main(count=16, seed=0):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) > 3 or not all(map(str.isdecimal, sys.argv[1:])) or sys.argv[1:2] == ["0"]:
+        sys.exit(__doc__)
     main(*map(int, sys.argv[1:]))

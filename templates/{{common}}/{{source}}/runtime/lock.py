@@ -48,7 +48,6 @@ def only_run_in(run_dir: Path, shared: PurePath | None = None) -> Iterator[Calla
         )
 
     with store.locked(run_dir / "lock", refuse), held(run_dir, shared, refuse) as confirm:
-        _remove_parts(run_dir)
         yield confirm
 
 
@@ -77,6 +76,7 @@ def held(
         if not remote or store.create(count_file, json.dumps(about).encode()):
             break
         busy("another process")
+    _remove_parts(local)
     stop = threading.Event()
 
     def is_ours(found: dict[str, Any] | None) -> bool:
@@ -120,8 +120,7 @@ def _end(shared: PurePath) -> None:
 def _remove_parts(folder: Path) -> None:
     """Delete the halves of files that a killed process left."""
     for name in store.names(folder):
-        # Not the count, which a thread of this process writes meanwhile.
-        if name.endswith(store.PART) and not name.startswith(COUNT):
+        if name.endswith(store.PART):
             store.remove(folder / name)
 
 

@@ -13,7 +13,7 @@ class ImageConfig:
     # .npy, .npz or .parquet. Folders in a folder are classes.
     source: str = "digits"
     prepared_dir: str = "data/digits"  # shards of images or latents, and their manifest
-    size: int = setting(0, least=0)  # height and width, pixels; 0 = that of all images
+    size: int = setting(0, least=0, most=4096)  # height, width, pixels; 0 = that of all images
     colour: bool = False  # three channels; otherwise one
     image_field: str = "image"  # of parquet rows and Hugging Face data sets
     label_field: str = "label"  # "" = unconditional

@@ -46,7 +46,7 @@ def tell_left_out(unusable: Counts, used: int) -> str:
 
 
 def check_usable(config: ImageConfig, images: dict[str, int], unusable: Counts) -> None:
-    """Raise where too many images were left out, or a split has none."""
+    """Raise where too many images were left out, or a split has too few to be judged."""
     lost, used = total(unusable), sum(images.values())
     if lost > config.max_unusable_fraction * (lost + used):
         raise UserError(
@@ -55,10 +55,10 @@ def check_usable(config: ImageConfig, images: dict[str, int], unusable: Counts) 
             do="put whole images and labels there, or name the fields with --data.image-field and "
             '--data.label-field ("" = no labels); --data.max-unusable-fraction 1 goes on without',
         )
-    if not all(images.values()):
+    if min(images.values()) < 2:
         raise UserError(
             got=f"{images['train']} images to train on, {images['heldout']} held out; "
             + tell_left_out(unusable, used),
-            expected="images to train on and, chosen by hash, held-out ones",
+            expected="two or more to train on, and as many that are held out, chosen by hash",
             do="give more images, or change --data.heldout-fraction",
         )

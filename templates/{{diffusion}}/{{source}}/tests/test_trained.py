@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -17,7 +18,7 @@ from safetensors.numpy import load_file
 from .. import cli, evaluate, panel
 from ..config import DrawConfig
 from ..errors import Exit, UserError
-from ..generate import balanced_labels, make_generate
+from ..generate import balanced_labels, denoiser, guided_denoiser, make_generate
 from ..images.distances import frechet_distance
 from ..images.features import train_classifier
 from ..images.pixels import to_network
@@ -140,6 +141,17 @@ def test_guidance_and_averages_change_what_is_drawn(run_dir: Path) -> None:
     np.testing.assert_array_equal(drawn(guidance=3.0, guidance_from=0.0, guidance_to=0.0), usual)
 
 
+def test_guidance_is_away_from_the_prediction_without_class(run_dir: Path) -> None:
+    opened = open_run(run_dir, DrawConfig(guidance=3.0))
+    x, t = jax.random.normal(jax.random.key(0), (4, 8, 8, 1)), jnp.float32(0.5)
+    labels, none = jnp.arange(4), jnp.full(4, 10)
+    config, scale = opened.learner.config.sample, jnp.full((4, 1, 1, 1), 3.0)
+    guided = guided_denoiser(opened.learner, config, opened.params, None, labels, scale)(x, t)
+    near, far = (denoiser(opened.learner, opened.params, y)(x, t)[0] for y in (labels, none))
+    assert float(jnp.abs(near - far).max()) > 1e-3
+    np.testing.assert_allclose(guided[0], far + 3 * (near - far), atol=1e-5)
+
+
 def test_a_post_hoc_average_is_near_the_one_that_is_tracked(run_dir: Path) -> None:
     tracked = open_run(run_dir, DrawConfig(ema="power-0.1")).params
     made = open_run(run_dir, DrawConfig(ema="power-0.100001")).params
@@ -240,13 +252,22 @@ def test_what_is_exported_draws_the_same_with_jax_alone(run_dir: Path, tmp_path:
     package = (__package__ or "").split(".")[0]
     script = ALONE.format(package=package, script=tmp_path / "out" / "sample.py")
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, env=environment)
+    alone = [sys.executable, "-c", script]
+    subprocess.run(alone, cwd=tmp_path, check=True, env=environment)
     images = np.load(tmp_path / "samples.npy")
     expected = opened.sample(12, seed=3)
     assert images.dtype == np.uint8
     # Another program of the same numbers: a value may fall on the other side of a level.
     assert (np.abs(images.astype(int) - expected.astype(int)) <= 1).all()
     assert (images == expected).mean() > 0.99
+    about = json.loads((tmp_path / "out" / "config.json").read_text()) | {"jax": "99.0.1"}
+    (tmp_path / "out" / "config.json").write_text(json.dumps(about))
+    refused = subprocess.run(
+        alone, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    assert refused.returncode == 1
+    assert "made with JAX 99.0.1" in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 def test_a_run_without_classes_draws_and_is_judged(

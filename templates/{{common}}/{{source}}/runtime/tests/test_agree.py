@@ -10,9 +10,11 @@ from typing import Any
 import jax
 import pytest
 
+from ...errors import Exit
 from ...records import objects, store
 from ...records.mirror import Mirror
 from .. import agree, shelf
+from .workloads import config_of, go
 
 WRITTEN = [f"state/ocdbt.process_{index}/d/0a" for index in range(2)]  # as Orbax names them
 
@@ -99,6 +101,18 @@ def test_what_is_sent_after_the_last_save_may_fail(
     assert "503" in caplog.text
     with pytest.raises(OSError, match="503"):
         mirror.send_rest(required=True)
+
+
+def test_a_run_that_is_not_done_does_not_need_its_last_upload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(Mirror, "fetch", lambda mirror: setattr(mirror, "is_current", True))
+    monkeypatch.setattr(Mirror, "send_rest", lambda mirror, *, required: asked.append(required))
+    assert go(config_of(tmp_path / "done", 2)) == Exit.DONE
+    with pytest.raises(ZeroDivisionError):
+        go(config_of(tmp_path / "broken", 2), evaluate=lambda state, beat: {"a": 1 / 0})
+    assert asked == [True, False]
 
 
 def test_a_call_is_tried_for_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,13 +111,14 @@ def test_one_who_waits_gets_the_folder_when_the_holder_is_gone(
     (tmp_path / "lock.json").write_text(json.dumps(last))
     waited: list[str] = []
 
-    def counts_once(seconds: float) -> None:
-        if not waited:
-            (tmp_path / "lock.json").write_text(json.dumps(last | {"count": 4}))
+    def counts_twice(seconds: float) -> None:
+        if len(waited) < 2:
+            count = {"count": 4 + len(waited)}
+            (tmp_path / "lock.json").write_text(json.dumps(last | count))
 
-    monkeypatch.setattr(lock.time, "sleep", counts_once)
+    monkeypatch.setattr(lock.time, "sleep", counts_twice)
     with lock.held(tmp_path, tmp_path, waited.append) as confirm:
-        assert waited == ["process 7 on beta"]
+        assert waited == ["process 7 on beta"] * 2
         confirm()
 
 

@@ -1,5 +1,6 @@
 """What cannot be used is counted, named, and refused where it is more than a share."""
 
+import contextlib
 import os
 import shutil
 from dataclasses import replace
@@ -11,8 +12,9 @@ from PIL import Image
 
 from ...errors import UserError
 from ..prepare import prepare
-from ..settings import DataConfig
+from ..settings import DataConfig, ImageConfig
 from ..shards import describe
+from ..usable import check_usable
 from .prepared import in_both
 
 # What is in the folder beside sixty pictures of 6 x 5, in three classes -> words of the report.
@@ -104,3 +106,22 @@ def test_one_image_is_too_few(tmp_path: Path) -> None:
     config = DataConfig(source=str(tmp_path / "a.npy"), prepared_dir=str(tmp_path / "prepared"))
     with pytest.raises(UserError, match=r"(?s)left out 0 of 1 images.*--data.heldout-fraction"):
         prepare(config, show=False)
+
+
+@pytest.mark.parametrize(
+    ("train", "heldout", "lost", "refused"),
+    [
+        (2, 2, 0, ""),
+        (99, 2, 1, ""),
+        (99, 1, 0, "99 images to train on, 1 held out"),
+        (1, 99, 0, "1 images to train on, 99 held out"),
+        (0, 0, 0, "0 images to train on"),
+        (50, 48, 2, "left out 2 of 100 images"),
+    ],
+)
+def test_what_is_too_little_or_too_damaged_is_refused(
+    train: int, heldout: int, lost: int, refused: str
+) -> None:
+    unusable = {"damaged": [lost, ["a.png"]]} if lost else {}
+    with pytest.raises(UserError, match=refused) if refused else contextlib.nullcontext():
+        check_usable(ImageConfig(), {"train": train, "heldout": heldout}, unusable)
