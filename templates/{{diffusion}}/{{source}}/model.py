@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ from jaxtyping import Float, Int, UInt8
 from .errors import UserError
 from .evaluate import at_once, make_likelihood, make_to_pixels
 from .generate import Generate, balanced_labels, make_generate
-from .images.shards import Manifest, Split, SplitName, open_split
+from .images.shards import Manifest, Split, SplitName, open_split, read_manifest
+from .records import store
 from .step import Learner
+from .training.prepared import MANIFEST, places
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Model:
     manifest: Manifest
     mesh: Mesh
     step: int
+    run_dir: Path
     weak: Any = None
     """A network to guide away from; None = the model without its classes."""
 
@@ -96,7 +100,16 @@ class Model:
 
     def split(self, name: SplitName) -> Split:
         """The images of its training, `train` or `heldout`, which are not in the run folder."""
-        return open_split(self.learner.config.data.prepared_dir, name)
+        given, sha256 = self.learner.config.data.prepared_dir, self.manifest.images_sha256
+        for place in places(self.run_dir, given):
+            if store.exists(place / MANIFEST) and read_manifest(place).images_sha256 == sha256:
+                return open_split(place, name)
+        raise UserError(
+            got=f"no {given} near {self.run_dir}, below the working folder, or where it was",
+            expected=f"the prepared images of the training, images_sha256 {sha256[:12]}",
+            do=f"copy them to ./{given}, or prepare the same images again: "
+            f"`prepare --config {self.run_dir / 'config.json'}`",
+        )
 
     @cached_property
     def to_pixels(self) -> Callable[..., UInt8[np.ndarray, "..."]]:

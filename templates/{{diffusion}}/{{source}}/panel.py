@@ -5,6 +5,7 @@ Figures are always beside those of real images and of a Gaussian a class: alone 
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -96,7 +97,9 @@ def make_panel(
 
     def finish(state: State, beat: Beat) -> tuple[dict[str, Any], dict[str, Section]]:
         config = learner.config.sample
-        run = Model(learner, averaged(state, config.ema), manifest, mesh, int(state["step"]))
+        run = Model(
+            learner, averaged(state, config.ema), manifest, mesh, int(state["step"]), Path()
+        )
         found = judge(run, train, heldout, config.images, probes=1, beat=beat)
         return found, {"How to read the figures": READING}
 

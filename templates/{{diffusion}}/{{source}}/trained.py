@@ -55,7 +55,7 @@ def open_run(run_dir: str | Path, draw: DrawConfig | None = None) -> Model:
     if draw.guide_step is not None:
         earlier = find_saved(run_dir, Config(), draw.guide_step)
         weak = load_average(run_dir, earlier, learner, mesh, name)
-    return Model(learner, params, manifest, mesh, saved.step, weak)
+    return Model(learner, params, manifest, mesh, saved.step, run.local, weak)
 
 
 def load_average(

@@ -23,12 +23,12 @@ from .errors import UserError
 from .evaluate import make_score
 from .generate import decode_stream, make_generate
 from .records.mirror import Mirror
-from .records.summary import facts
 from .runtime.saved import find_saved, mesh_that_fits
 from .step import Learner, init_state, make_learner, token_logits
 from .text.shards import Split, open_split, open_tokenizer, read_manifest
 from .text.tokenizer import Tokenizer
 from .training.layers import state_specs
+from .training.prepared import places
 
 
 @dataclass(frozen=True)
@@ -178,17 +178,11 @@ def find_text(
     A run keeps its tokenizer. The prepared text is looked for as `given`, below a folder that holds
     the run or below the working folder, and where the training had it.
     """
-    had = facts(run_dir / "config.json").get("paths_absolute", {}).get("data.prepared_dir", given)
-    copy = Mirror(given, reader=True)
-    if copy.is_remote and part == "corpus_sha256":
-        for name in ("manifest.json", "tokenizer.json", "heldout"):
-            copy.fetch(name)
-    # A copy of what is in a bucket has an absolute path, and so is one place.
-    near = copy.local.absolute() if copy.is_remote else Path(given)
-    places = [folder / near for folder in (*run_dir.absolute().parents, Path())]
-    places = [*([run_dir / "inputs"] if part == "tokenizer_sha256" else []), *places, Path(had)]
+    of_text = part == "corpus_sha256"
+    needed = ("manifest.json", "tokenizer.json", "heldout") if of_text else ()
+    own = [run_dir / "inputs"] * (not of_text and (run_dir / "inputs").is_dir())
     found = []
-    for place in filter(Path.is_dir, dict.fromkeys(places)):
+    for place in [*own, *places(run_dir, given, needed)]:
         try:
             open_tokenizer(place)  # so that a damaged one is passed over
             if (got := getattr(read_manifest(place), part)) == sha256:
@@ -197,7 +191,8 @@ def find_text(
         except UserError as error:
             found.append(str(error).splitlines()[0].removeprefix("got:").strip())
     raise UserError(
-        got="; ".join(found) or f"no {given} near {run_dir} or the working folder, and no {had}",
+        got="; ".join(found)
+        or f"no {given} near {run_dir}, below the working folder, or where it was",
         expected=f"the prepared text of the training, {part} {sha256[:12]}",
         do=f"copy it to ./{given}, or prepare the same text again: "
         f"`prepare --config {run_dir / 'config.json'}`",

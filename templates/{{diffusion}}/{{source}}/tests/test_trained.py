@@ -1,9 +1,7 @@
 """A trained run as an object and by its commands: drawn, judged and exported from any folder."""
 
 import json
-import os
-import subprocess
-import sys
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from .. import cli, evaluate, panel
 from ..config import DrawConfig
@@ -28,22 +25,6 @@ from ..runtime.sharding import make_mesh
 from ..trained import open_run
 from ..workload import make_workload
 from . import tiny
-
-STEPS = 24
-
-
-@pytest.fixture(scope="module")
-def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that kept a checkpoint every six steps."""
-    folder = tmp_path_factory.mktemp("trained")
-    config = tiny.in_folder(
-        folder, steps=STEPS, save_every_steps=6, keep_every_steps=6, eval_every_steps=12
-    )
-    mesh = make_mesh(config.mesh, jax.devices()[:1])
-    with pytest.MonkeyPatch.context() as quick:
-        quick.setattr(panel, "train_classifier", partial(train_classifier, steps=30))
-        assert run(make_workload(config, mesh), config, mesh) == Exit.DONE
-    return folder / "run"
 
 
 def test_the_summary_and_the_pictures_are_there(run_dir: Path) -> None:
@@ -76,6 +57,25 @@ def test_an_image_depends_on_index_label_and_seed_alone(run_dir: Path) -> None:
     drawn = alone(jax.device_get(here), balanced_labels(opened.learner, 20), 3)
     many = opened.draw(balanced_labels(opened.learner, 20), 3)
     np.testing.assert_allclose(drawn, many, atol=1e-4)  # 1 and 8 devices
+
+
+def test_it_is_opened_from_any_folder_and_says_what_is_missing(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = open_run(run_dir).split("heldout").labels
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run_dir, tmp_path / "moved/run")
+    np.testing.assert_array_equal(open_run("moved/run").split("heldout").labels, expected)
+    config = json.loads((tmp_path / "moved/run/config.json").read_text())
+    config["paths_absolute"] = {"data.prepared_dir": "/nowhere"}
+    (tmp_path / "moved/run/config.json").write_text(json.dumps(config))
+    shutil.move(run_dir.parent / "digits", run_dir.parent / "digits-away")
+    try:
+        assert open_run("moved/run").sample(2).shape == (2, 8, 8, 1)
+        with pytest.raises(UserError, match=r"(?s)digits near .*images_sha256.*prepare --config"):
+            open_run("moved/run").split("heldout")
+    finally:
+        shutil.move(f"{run_dir.parent}/digits-away", run_dir.parent / "digits")
 
 
 def test_few_images_are_in_memory_at_once(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,50 +224,6 @@ def test_the_commands(
     ):
         assert cli.run(wrong.split())[0] == Exit.USER
         assert says in capsys.readouterr().err
-
-
-ALONE = """
-import runpy, sys
-from importlib.abc import MetaPathFinder
-
-class OnlyJax(MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("flax", "optax", "orbax", "safetensors", "{package}", "diffrax"):
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, OnlyJax())
-sys.argv = ["sample.py", "12", "3"]
-runpy.run_path("{script}", run_name="__main__")
-"""
-
-
-def test_what_is_exported_draws_the_same_with_jax_alone(run_dir: Path, tmp_path: Path) -> None:
-    line = f"export --run-dir {run_dir} --to {tmp_path / 'out'} --guidance 2"
-    assert cli.run(line.split())[0] == Exit.DONE
-    opened = open_run(run_dir, DrawConfig(guidance=2.0))
-    weights = load_file(tmp_path / "out" / "model.safetensors")
-    assert sum(x.size for x in weights.values()) == sum(
-        x.size for x in jax.tree.leaves(opened.params)
-    )
-    package = (__package__ or "").split(".")[0]
-    script = ALONE.format(package=package, script=tmp_path / "out" / "sample.py")
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    alone = [sys.executable, "-c", script]
-    subprocess.run(alone, cwd=tmp_path, check=True, env=environment)
-    images = np.load(tmp_path / "samples.npy")
-    expected = opened.sample(12, seed=3)
-    assert images.dtype == np.uint8
-    # Another program of the same numbers: a value may fall on the other side of a level.
-    assert (np.abs(images.astype(int) - expected.astype(int)) <= 1).all()
-    assert (images == expected).mean() > 0.99
-    about = json.loads((tmp_path / "out" / "config.json").read_text()) | {"jax": "99.0.1"}
-    (tmp_path / "out" / "config.json").write_text(json.dumps(about))
-    refused = subprocess.run(
-        alone, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
-    )
-    assert refused.returncode == 1
-    assert "made with JAX 99.0.1" in refused.stderr
-    assert "Traceback" not in refused.stderr
 
 
 def test_a_run_without_classes_draws_and_is_judged(

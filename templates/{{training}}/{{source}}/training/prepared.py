@@ -6,7 +6,7 @@ counts once its manifest is `complete`. Imports no JAX but for a folder in a buc
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 from ..errors import UserError
 from ..records import store
 from ..records.mirror import Mirror
+from ..records.summary import facts
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +112,19 @@ def _find[M: Prepared](
             do="choose another --data.prepared-dir, or delete that folder",
         )
     return manifest
+
+
+def places(run_dir: Path, given: str, needed: Sequence[str] = ("",)) -> list[Path]:
+    """Where the prepared folder of a run may be: beside the run or above it, below the working
+    folder, and where the training had it. Of a bucket the `needed` parts are fetched first."""
+    had = facts(run_dir / "config.json").get("paths_absolute", {}).get("data.prepared_dir", given)
+    copy = Mirror(given, reader=True)
+    for part in needed:
+        copy.fetch(part)
+    # A copy of what is in a bucket has an absolute path, and so is one place.
+    near = copy.local.absolute() if copy.is_remote else Path(given)
+    found = [*(folder / near for folder in (*run_dir.absolute().parents, Path())), Path(had)]
+    return [place for place in dict.fromkeys(found) if place.is_dir()]
 
 
 def check_files(files: Mapping[Path, str]) -> None:
