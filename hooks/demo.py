@@ -19,6 +19,7 @@ from link import BUILD, ROOT, python_for, snapshot
 COMMANDS = {
     "llm": ("train demo", "sample --run-dir runs/demo --chars 300"),
     "diffusion": ("train demo", "sample --run-dir runs/demo --count 100"),
+    "bayes": ("fit demo", "diagnose --run-dir runs/demo"),
 }
 
 

@@ -9,6 +9,7 @@ class Exit(enum.IntEnum):
     DONE = 0
     BUG = 1
     USER = 2  # configuration or input
+    REFUSED = 3  # a result that its own checks do not trust
     PREEMPTED = 42  # saved after SIGTERM: run the same command again
     HUNG = 43  # nothing was done within `hang_timeout_s`
     PEER_LOST = 44  # another process of the job is gone: run the same command again

@@ -1,0 +1,221 @@
+"""NUTS as pure functions of one state: a step is a chunk of draws of every chain.
+
+The kernel is NumPyro's. Warm-up and sampling are one function, since the kernel's state counts its
+draws, and adaptation is a part of that state. Chains are spread over the devices by `shard_map`, so
+that none waits for the tree of another one; how the chains of a device share it decides the last
+bits of the draws, and so is a part of the run's identity. Opens no file.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Float
+from numpyro import handlers
+from numpyro.infer import NUTS
+
+from .config import NutsConfig
+from .contract import Metrics, Outputs, State
+
+CHAINS = PartitionSpec(("data", "fsdp", "tensor"))  # the leading axis of all: every device
+STUCK = 1e3  # stands for an R-hat that is infinite: no chain moves
+type Columns = Mapping[str, Array | np.ndarray]
+type Chain = dict[str, Array]
+"""The kernel's state of one chain, or of all with a leading axis, under flat names."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sampler:
+    """The static arguments of a step. One kernel belongs to one model and one length of warm-up."""
+
+    kernel: NUTS
+    config: NutsConfig
+    chains: int
+    together: bool
+    """Whether the chains of a device run together (vmap) or one after the other."""
+    columns: dict[str, np.ndarray]
+    mesh: Mesh
+    treedef: Any
+    names: tuple[str, ...]
+
+
+def make_sampler(
+    config: NutsConfig,
+    model: Callable[..., None],
+    columns: dict[str, np.ndarray],
+    sizes: Mapping[str, int],
+    mesh: Mesh,
+    chains: int,
+) -> Sampler:
+    """Build the static parts. The kernel is primed on shapes, which compiles nothing."""
+    kernel = NUTS(
+        partial(model, sizes=sizes),
+        dense_mass=config.metric == "dense",
+        target_accept_prob=config.target_accept,
+        max_tree_depth=config.max_tree_depth,
+    )
+    shapes = jax.eval_shape(
+        lambda key: kernel.init(key, config.warmup, None, (), columns), jax.random.key(0)
+    )
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(shapes)
+    names = tuple(_name(path) for path, _ in leaves)
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    together = config.layout == "vmap" or (config.layout == "auto" and not on_cpu)
+    return Sampler(kernel, config, chains, together, columns, mesh, treedef, names)
+
+
+def init_state(sampler: Sampler, key: Array) -> State:
+    """First state: each chain begins at a point of its own, uniform in [-2, 2] unconstrained."""
+
+    def begin(key: Array, columns: Columns) -> Chain:
+        state = sampler.kernel.init(key, sampler.config.warmup, None, (), columns)
+        return dict(zip(sampler.names, jax.tree.leaves(state), strict=True))
+
+    chain = _spread(sampler, begin, jax.random.split(key, sampler.chains), sampler.columns)
+    sums = jnp.zeros((sampler.chains, _flat(chain).shape[1]))
+    counts = jnp.zeros((sampler.chains,), jnp.int32)
+    running = {"mean": sums, "within": sums, "between": sums, "divergences": counts}
+    return {"step": jnp.zeros((), jnp.int32), "chain": chain, "running": running}
+
+
+def state_specs(state: State) -> Any:
+    """All but the step is split by chains."""
+    specs = jax.tree.map(lambda _: CHAINS, state)
+    return specs | {"step": PartitionSpec()}
+
+
+def sample_step(sampler: Sampler, state: State, columns: Columns) -> tuple[State, Metrics, Outputs]:
+    """A chunk of draws of every chain; what chains have in common is computed after it."""
+    chain, outputs, chunk = _spread(sampler, partial(_chunk, sampler), state["chain"], columns)
+    warmup_steps = sampler.config.warmup // sampler.config.chunk
+    # Counts restart when warm-up ends.
+    chunks = jnp.where(state["step"] < warmup_steps, state["step"], state["step"] - warmup_steps)
+    running = _running(state["running"], chunk, chunks, sampler.config.chunk)
+    rhat, ess = agreement(running, chunks + 1, sampler.config.chunk)
+    metrics = {
+        "rhat": rhat,
+        "min_ess": ess,
+        "divergences": running["divergences"].sum().astype(jnp.float32),
+        "step_size": chain["adapt_state.step_size"].mean(),
+        "leapfrogs": chunk["leapfrogs"].mean(),
+        "accept": chunk["accept"].mean(),
+        "log_density": -chunk["potential"].mean(),
+        "warming_up": (state["step"] < warmup_steps).astype(jnp.float32),
+    }
+    return {"step": state["step"] + 1, "chain": chain, "running": running}, metrics, outputs
+
+
+def agreement(
+    running: dict[str, Array], chunks: Array | int, chunk: int
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Largest R-hat and smallest effective sample size of all unconstrained parameters so far.
+
+    From sums of each chain, so that no draw has to be kept: R-hat without split or ranks (Gelman
+    and Rubin 1992), ESS by the means of chunks. `diagnose` has the exact figures.
+    """
+    mean, chains = running["mean"], running["mean"].shape[0]
+    within = (running["within"] / (chunks * chunk - 1)).mean(0)
+    apart = mean.var(0, ddof=1)
+    variance = within * (1 - 1 / (chunks * chunk)) + apart
+    rhat = jnp.where(within > 0, jnp.sqrt(variance / jnp.where(within > 0, within, 1)), STUCK)
+    of_means = running["between"].sum(0) + chunks * ((mean - mean.mean(0)) ** 2).sum(0)
+    of_means /= chunks * chains - 1
+    ratio = jnp.where(of_means > 0, variance / jnp.where(of_means > 0, of_means, 1), 1 / chunk)
+    return rhat.max(), (chains * chunks * ratio).min()
+
+
+def _chunk(sampler: Sampler, chain: Chain, columns: Columns) -> tuple[Chain, Outputs, Any]:
+    """The next draws of one chain: its state, draws and statistics, and sums over the chunk."""
+    kernel, config = sampler.kernel, sampler.config
+
+    def draw(state: Any, _: None) -> tuple[Any, Any]:
+        state = kernel.sample(state, (), columns)
+        kept = (state.z, state.potential_energy, state.energy, state.diverging)
+        return state, (*kept, state.num_steps, state.accept_prob, state.adapt_state.step_size)
+
+    first = jax.tree.unflatten(sampler.treedef, [chain[name] for name in sampler.names])
+    last, drawn = jax.lax.scan(draw, first, length=config.chunk)
+    z, potential, energy, diverging, leapfrogs, accept, step_size = drawn
+    posterior = jax.vmap(kernel.postprocess_fn((), columns))(z)
+    depth = jnp.ceil(jnp.log2(leapfrogs.astype(jnp.float32) + 1)).astype(jnp.int32)
+    stats = {
+        **{"energy": energy, "lp": -potential, "diverging": diverging, "n_steps": leapfrogs},
+        **{"acceptance_rate": accept, "step_size": step_size, "tree_depth": depth},
+        "reached_max_treedepth": leapfrogs >= 2**config.max_tree_depth - 1,
+    }
+    outputs = {f"posterior/{name}": value for name, value in posterior.items()}
+    outputs |= {f"sample_stats/{name}": value for name, value in stats.items()}
+    flat = jnp.concatenate([z[name].reshape(config.chunk, -1) for name in sorted(z)], axis=1)
+    sums = {
+        **{"mean": flat.mean(0), "within": ((flat - flat.mean(0)) ** 2).sum(0)},
+        **{"divergences": diverging.sum().astype(jnp.int32), "accept": accept.mean()},
+        **{"leapfrogs": leapfrogs.mean(), "potential": potential.mean()},
+    }
+    state = dict(zip(sampler.names, jax.tree.leaves(last), strict=True))
+    return state, outputs, sums
+
+
+def _running(old: dict[str, Array], new: Any, chunks: Array, chunk: int) -> dict[str, Array]:
+    """The sums of each chain with a chunk more, from none on where `chunks` is 0 (Chan 1979)."""
+    old = {name: jnp.where(chunks > 0, value, 0) for name, value in old.items()}
+    apart, share = new["mean"] - old["mean"], 1 / (chunks + 1)
+    return {
+        "mean": old["mean"] + apart * share,
+        "within": old["within"] + new["within"] + apart**2 * chunk * chunks * share,
+        "between": old["between"] + apart**2 * chunks * share,
+        "divergences": old["divergences"] + new["divergences"],
+    }
+
+
+def _spread(sampler: Sampler, one: Callable[..., Any], chains: Any, columns: Columns) -> Any:
+    """`one(chain, columns)` of every chain, each on its device."""
+
+    def on_device(chains: Any, columns: Columns) -> Any:
+        each = lambda chain: one(chain, columns)  # noqa: E731
+        return jax.vmap(each)(chains) if sampler.together else jax.lax.map(each, chains)
+
+    return jax.shard_map(
+        on_device,
+        mesh=sampler.mesh,
+        in_specs=(CHAINS, PartitionSpec()),
+        out_specs=CHAINS,
+        check_vma=False,  # the kernel's loops begin with constants
+    )(chains, columns)
+
+
+def _flat(chain: Chain) -> Float[Array, "chain parameter"]:
+    sites = [chain[name] for name in sorted(chain) if name.startswith("z.")]
+    return jnp.concatenate([site.reshape(site.shape[0], -1) for site in sites], axis=1)
+
+
+def _name(path: Any) -> str:
+    """A leaf of the kernel's state; the metric's key is the tuple of all its sites."""
+    parts = ["block" if str(k).startswith("[(") else _plain(k) for k in path]
+    return ".".join(parts)
+
+
+def _plain(key: Any) -> str:
+    return jax.tree_util.keystr((key,), simple=True)
+
+
+def axes_of(
+    model: Callable[..., None], columns: Columns, sizes: Mapping[str, int]
+) -> dict[str, dict[int, str]]:
+    """Site -> its axes, counted from the last of the batch on, and the plates that name them."""
+    found: dict[str, dict[int, str]] = {}
+
+    def trace() -> None:
+        seeded = handlers.seed(partial(model, sizes=sizes), jax.random.key(0))
+        for name, site in handlers.trace(seeded).get_trace(**columns).items():
+            if site["type"] in ("sample", "deterministic"):
+                events = getattr(site.get("fn"), "event_dim", 0)
+                frames = site["cond_indep_stack"]
+                found[name] = {frame.dim - events: frame.name for frame in frames}
+
+    jax.eval_shape(trace)
+    return found

@@ -1,0 +1,1 @@
+"""The table of a fit, its draws, and what they are worth. No sampler enters."""
