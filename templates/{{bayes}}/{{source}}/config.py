@@ -30,7 +30,7 @@ class NutsConfig:
     warmup: int = identity(1000)  # draws of each chain that adapt the sampler and are not kept
     chunk: int = identity(100)  # draws a step
     metric: Literal["diagonal", "dense"] = identity("diagonal")  # what is adapted of the scales
-    target_accept: float = identity(0.8, below=1)  # nearer to 1: smaller steps, fewer divergences
+    target_accept: float = identity(0.9, below=1)  # nearer to 1: smaller steps, fewer divergences
     max_tree_depth: int = identity(10)  # of a draw, which takes up to 2 ** this steps
     # Chains that share a device, one after the other or together. auto: map on CPUs.
     layout: Literal["auto", "map", "vmap"] = "auto"

@@ -59,8 +59,9 @@ def make_sampler(
         target_accept_prob=config.target_accept,
         max_tree_depth=config.max_tree_depth,
     )
+    begin = partial(kernel.init, num_warmup=config.warmup)
     shapes = jax.eval_shape(
-        lambda key: kernel.init(key, config.warmup, None, (), columns), jax.random.key(0)
+        lambda key, columns: begin(key, model_kwargs=columns), jax.random.key(0), columns
     )
     leaves, treedef = jax.tree_util.tree_flatten_with_path(shapes)
     names = tuple(_name(path) for path, _ in leaves)
@@ -209,7 +210,7 @@ def axes_of(
     """Site -> its axes, counted from the last of the batch on, and the plates that name them."""
     found: dict[str, dict[int, str]] = {}
 
-    def trace() -> None:
+    def trace(columns: Columns) -> None:
         seeded = handlers.seed(partial(model, sizes=sizes), jax.random.key(0))
         for name, site in handlers.trace(seeded).get_trace(**columns).items():
             if site["type"] in ("sample", "deterministic"):
@@ -217,5 +218,5 @@ def axes_of(
                 frames = site["cond_indep_stack"]
                 found[name] = {frame.dim - events: frame.name for frame in frames}
 
-    jax.eval_shape(trace)
+    jax.eval_shape(trace, columns)
     return found

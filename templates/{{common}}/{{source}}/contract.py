@@ -77,7 +77,7 @@ class Workload:
     """What a non-finite metric means. stop: the run ends, nothing of that step is saved. skip: the
     step itself has kept its old state and counted that in the metric `skipped`. allow: nothing."""
     smaller_steps: str = ""
-    """Options that a resume may add against non-finite steps, e.g. "--optim.learning-rate 1e-4"."""
+    """Options that a resume may add against non-finite steps, such as a smaller learning rate."""
     evaluate: Callable[[State, Beat], dict[str, float]] | None = None
     """Held-out metrics."""
     artifacts: Callable[[State, Beat], dict[str, Artifact]] | None = None

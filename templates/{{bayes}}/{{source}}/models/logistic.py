@@ -32,6 +32,7 @@ def model(
     distress: Int[Array, " row"] | None = None,
 ) -> None:
     """Log odds that are linear in the predictors."""
-    logit = linear(x, sizes)
+    intercept = numpyro.sample("intercept", dist.Normal(0, 1.5))
+    logit = intercept + linear(x, sizes)
     with numpyro.plate("row", sizes["row"]):
         numpyro.sample("distress", dist.Bernoulli(logits=logit), obs=distress)

@@ -25,10 +25,11 @@ def centred(
     hits: Int[Array, " row"] | None = None,
 ) -> None:
     """Abilities around the common one, in the plain form."""
+    common = numpyro.sample("common", dist.Normal(0, 1.5))
     spread = numpyro.sample("spread", dist.HalfNormal(1))
     with numpyro.plate("player", sizes["player"]):
-        ability = numpyro.sample("ability", dist.Normal(0, spread))
-    observe(linear(x, sizes) + ability[player], at_bats, hits, sizes)
+        ability = numpyro.sample("ability", dist.Normal(common, spread))
+    observe(ability[player] + linear(x, sizes), at_bats, hits, sizes)
 
 
 model = reparam(centred, config={"ability": LocScaleReparam(centered=0)})

@@ -12,6 +12,8 @@ import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int
 
+from .pooled import linear
+
 COLUMNS = {"x": "predictors", "cases": "count"}
 OUTCOME = "cases"
 CASES = [12, 14, 33, 50, 67, 74, 123, 141, 165, 204, 253, 246, 240]  # from 1981 on
@@ -30,7 +32,6 @@ def model(
 ) -> None:
     """Log rate that is linear in the predictors."""
     intercept = numpyro.sample("intercept", dist.Normal(0, 5))
-    with numpyro.plate("predictor", sizes["predictor"]):
-        slope = numpyro.sample("slope", dist.Normal(0, 1))
+    rate = jnp.exp(intercept + linear(x, sizes))
     with numpyro.plate("row", sizes["row"]):
-        numpyro.sample("cases", dist.Poisson(jnp.exp(intercept + x @ slope)), obs=cases)
+        numpyro.sample("cases", dist.Poisson(rate), obs=cases)

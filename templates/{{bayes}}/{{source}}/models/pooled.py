@@ -29,13 +29,12 @@ def example() -> dict[str, list]:
 
 
 def linear(x: Float[Array, "row predictor"], sizes: Mapping[str, int]) -> Float[Array, " row"]:
-    """Intercept and slopes; x is standardised."""
-    intercept = numpyro.sample("intercept", dist.Normal(0, 1.5))
+    """Slopes of predictors, which are standardised; nothing where there are none."""
     if not sizes["predictor"]:
-        return jnp.full(sizes["row"], intercept)
+        return jnp.zeros(sizes["row"])
     with numpyro.plate("predictor", sizes["predictor"]):
         slope = numpyro.sample("slope", dist.Normal(0, 1))
-    return intercept + x @ slope
+    return x @ slope
 
 
 def observe(
@@ -57,4 +56,5 @@ def model(
     hits: Int[Array, " row"] | None = None,
 ) -> None:
     """One ability for all players."""
-    observe(linear(x, sizes), at_bats, hits, sizes)
+    ability = numpyro.sample("ability", dist.Normal(0, 1.5))
+    observe(ability + linear(x, sizes), at_bats, hits, sizes)

@@ -24,4 +24,4 @@ def model(
     """Abilities with a wide prior each."""
     with numpyro.plate("player", sizes["player"]):
         ability = numpyro.sample("ability", dist.Normal(0, 1.5))
-    observe(linear(x, sizes) + ability[player], at_bats, hits, sizes)
+    observe(ability[player] + linear(x, sizes), at_bats, hits, sizes)

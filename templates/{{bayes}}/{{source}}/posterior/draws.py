@@ -147,7 +147,7 @@ def _name_axes(group: Any, coords: dict[str, list[Any]], layout: Layout, total: 
 def read_draws(folder: Path) -> Any:
     """The posterior and its statistics as an ArviZ DataTree, up to the last draw of all chains."""
     tree = xarray.open_datatree(folder, engine="zarr", consolidated=False)
-    energy = tree["sample_stats/energy"].values
+    energy = np.asarray(tree[MARK].values)
     missing = ~np.isfinite(energy).all(axis=0)
     count = int(missing.argmax()) if missing.any() else energy.shape[1]
     return tree.map_over_datasets(lambda d: d.isel(draw=slice(count)) if "draw" in d.dims else d)

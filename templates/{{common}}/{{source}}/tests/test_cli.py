@@ -205,4 +205,4 @@ def test_exit_code(
     assert reason
     assert shown in err
     assert ("Traceback" in err) is (code == Exit.BUG)
-    assert [*map(int, Exit)] == [0, 1, 2, 42, 43, 44, 130]  # schedulers know them
+    assert [*map(int, Exit)] == [0, 1, 2, 3, 42, 43, 44, 130]  # schedulers know them

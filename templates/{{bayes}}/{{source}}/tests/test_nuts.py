@@ -1,0 +1,162 @@
+"""Posteriors that are known, draws that depend on the seed alone, and chains that never wait."""
+
+import re
+
+import arviz_stats
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+from ..models import eight_schools, load, names
+from ..nuts import _chunk, _spread, agreement, axes_of, init_state, state_specs
+from ..posterior.settings import DataConfig
+from ..posterior.table import prepare
+from ..runtime.compiled import abstract_state, jit_step
+from ..runtime.guards import CompileCount
+from .small import placed, run, sampler_of, workload_of
+
+SCHOOLS = prepare(eight_schools.example(), eight_schools.COLUMNS, DataConfig())
+COLLECTIVE = re.compile(r"\b(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)")
+
+
+def schools(**options):
+    return sampler_of(eight_schools.model, SCHOOLS.arrays, SCHOOLS.sizes, **options)
+
+
+def normals(y, sizes):
+    mu = numpyro.sample("mu", dist.Normal(1.0, 2.0))
+    with numpyro.plate("row", 5):
+        numpyro.sample("y", dist.Normal(mu, 3.0), obs=y)
+
+
+def flips(heads, sizes):
+    p = numpyro.sample("p", dist.Beta(2.0, 3.0))
+    numpyro.sample("heads", dist.Binomial(20, p), obs=heads)
+
+
+def test_closed_forms() -> None:
+    y = np.array([4.0, -1.0, 3.0, 6.0, 2.0], np.float32)
+    precision = 1 / 2**2 + len(y) / 3**2
+    mean, deviation = (1 / 2**2 + y.sum() / 3**2) / precision, precision**-0.5
+    a, b = 2 + 14, 3 + 6
+    cases = [
+        (normals, {"y": y}, "mu", mean, deviation),
+        (flips, {"heads": np.array(14)}, "p", a / (a + b), (a * b / (a + b + 1)) ** 0.5 / (a + b)),
+    ]
+    for metric in ("diagonal", "dense"):
+        for model, columns, name, mean, deviation in cases:
+            draws, _ = run(sampler_of(model, columns, metric=metric), 44)
+            found = draws[f"posterior/{name}"]
+            assert found.shape == (4, 2000)
+            for square, of_mean in ((found, mean), (found**2, deviation**2 + mean**2)):
+                error = arviz_stats.mcse(square, method="mean")
+                assert abs(square.mean() - of_mean) < 4 * error, (metric, name)
+            assert found.std() == pytest.approx(deviation, rel=0.06)
+
+
+def test_draws_do_not_depend_on_the_chunk_nor_on_the_devices() -> None:
+    whole, _ = run(schools(chunk=100), 4)
+    for options, steps in (({"chunk": 50}, 8), ({"chunk": 100, "devices": 4}, 4)):
+        other, _ = run(schools(**options), steps)
+        for name, draws in whole.items():
+            np.testing.assert_array_equal(draws, other[name], err_msg=f"{options} {name}")
+
+
+def test_seeds_and_chains_differ() -> None:
+    first, second = (run(schools(), 5, seed)[0]["posterior/mu"] for seed in (0, 1))
+    assert len({draws.tobytes() for draws in (*first, *second)}) == 8
+
+
+def test_together_agrees_in_distribution() -> None:
+    """Chains under `vmap` round otherwise, and are as good."""
+    draws, _ = run(schools(layout="vmap"), 24)
+    reference, _ = run(schools(), 24)
+    for name in ("posterior/mu", "posterior/tau"):
+        pair = draws[name], reference[name]
+        error = np.hypot(*(arviz_stats.mcse(each, method="mean") for each in pair))
+        assert abs(pair[0].mean() - pair[1].mean()) < 4 * error
+
+
+@pytest.mark.parametrize("layout", ["map", "vmap"])
+def test_no_collective_inside_the_draws(layout: str) -> None:
+    sampler = schools(devices=4, layout=layout)
+    workload = workload_of(sampler)
+    with jax.set_mesh(sampler.mesh):
+        abstract, shardings = abstract_state(workload, 0, sampler.mesh)
+
+        def draws(chain, columns):
+            return _spread(sampler, lambda *args: _chunk(sampler, *args), chain, columns)
+
+        columns = placed(sampler)
+        alone = jax.jit(draws).lower(abstract["chain"], columns).compile().as_text()
+        step = jit_step(workload, shardings, sampler.mesh)
+        whole = step.lower(abstract, columns).compile().as_text()
+    assert "while" in alone
+    assert not COLLECTIVE.search(alone)
+    assert COLLECTIVE.search(whole), "metrics are of all chains"
+
+
+def test_one_compilation_from_the_first_draw_of_warm_up_to_the_last() -> None:
+    sampler = schools()
+    workload, counter = workload_of(sampler), CompileCount()
+    with jax.set_mesh(sampler.mesh):
+        _, shardings = abstract_state(workload, 0, sampler.mesh)
+        assert counter.count == 0, "the kernel is primed without compiling"
+        state = jax.jit(lambda: init_state(sampler, jax.random.key(0)), out_shardings=shardings)()
+        step, columns = jit_step(workload, shardings, sampler.mesh), placed(sampler)
+        before = counter.count
+        for _ in range(6):
+            state, *_ = step(state, columns)
+        assert counter.count == before + 1
+
+
+def test_running_figures_are_those_of_the_draws() -> None:
+    sampler = schools()
+    _, metrics = run(sampler, 8)
+    assert [m["warming_up"] for m in metrics] == [1] * 4 + [0] * 4
+
+    def flat(seed: int) -> np.ndarray:
+        draws, _ = run(sampler, 8, seed)
+        theta, mu, tau = (draws[f"posterior/{n}"] for n in ("theta", "mu", "tau"))
+        standard = (theta - mu[..., None]) / tau[..., None]
+        return np.concatenate([mu[..., None], np.log(tau)[..., None], standard], -1)
+
+    z = flat(0)
+    chains, draws, _ = z.shape
+    within, apart = z.var(1, ddof=1).mean(0), z.mean(1).var(0, ddof=1)
+    variance = within * (1 - 1 / draws) + apart
+    means = z.reshape(chains * draws // 50, 50, -1).mean(1)
+    assert metrics[-1]["rhat"] == pytest.approx(np.sqrt(variance / within).max(), rel=1e-3)
+    ess = (chains * draws * variance / (50 * means.var(0, ddof=1))).min()
+    assert metrics[-1]["min_ess"] == pytest.approx(ess, rel=2e-2)
+
+
+def test_chains_that_stand_still_do_not_agree() -> None:
+    still = {n: jnp.zeros((4, 2)) for n in ("mean", "within", "between")}
+    rhat, ess = agreement(still, 3, 100)
+    assert rhat > 100
+    assert ess <= 12
+
+
+def test_every_part_of_the_state_is_split_by_chains() -> None:
+    state = jax.eval_shape(lambda: init_state(schools(), jax.random.key(0)))
+    specs = state_specs(state)
+    for name in ("chain", "running"):
+        for leaf, spec in zip(*map(jax.tree.leaves, (state[name], specs[name])), strict=True):
+            assert leaf.shape[0] == 4
+            assert spec[0] == ("data", "fsdp", "tensor")
+
+
+@pytest.mark.parametrize("name", names())
+def test_plates_name_the_axes(name: str) -> None:
+    model = load(name)
+    table = prepare(model.example(), model.COLUMNS, DataConfig())
+    axes = axes_of(model.model, table.arrays, table.sizes)
+    assert axes[model.OUTCOME] == {-1: "row"}
+    for site in axes.values():
+        assert {*site.values()} <= {*table.coords}
+    if name.startswith("eight"):
+        assert axes["theta"] == {-1: "school"}
