@@ -78,14 +78,15 @@ def agreement(draws: xarray.Dataset) -> dict[str, dict[str, float]]:
 
     What is constant in all chains has no such figures, and is left out.
     """
-    found = {
-        "rhat": arviz_stats.rhat(draws, method="rank"),
-        "folded": arviz_stats.rhat(draws, method="folded"),
-        "ess_bulk": arviz_stats.ess(draws, method="bulk"),
-        "ess_tail": arviz_stats.ess(draws, method="tail"),
-        "mean": draws.mean(("chain", "draw")),
-        "sd": draws.std(("chain", "draw")),
-    }
+    with np.errstate(divide="ignore", invalid="ignore"):  # of what is constant
+        found = {
+            "rhat": arviz_stats.rhat(draws, method="rank"),
+            "folded": arviz_stats.rhat(draws, method="folded"),
+            "ess_bulk": arviz_stats.ess(draws, method="bulk"),
+            "ess_tail": arviz_stats.ess(draws, method="tail"),
+            "mean": draws.mean(("chain", "draw")),
+            "sd": draws.std(("chain", "draw")),
+        }
     rows = {}
     for name, array in draws.data_vars.items():
         constant = (array == array[0, 0]).all(("chain", "draw")).values
@@ -94,7 +95,9 @@ def agreement(draws: xarray.Dataset) -> dict[str, dict[str, float]]:
                 continue
             row = {key: float(np.asarray(each[name])[place]) for key, each in found.items()}
             # NaN where a chain does not move: no agreement at all.
-            row["rhat"] = float(np.nan_to_num(max(row["rhat"], row.pop("folded")), nan=np.inf))
+            row["rhat"] = max(
+                np.inf if np.isnan(r) else r for r in (row["rhat"], row.pop("folded"))
+            )
             row |= {key: float(np.nan_to_num(row[key])) for key in ("ess_bulk", "ess_tail")}
             labels = [
                 str(array[dim].values[i]) if dim in array.coords else str(i)

@@ -9,6 +9,7 @@ draw of warm-up is not kept. A resume cuts the arrays to its checkpoint.
 """
 
 import threading
+import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,7 +109,7 @@ class DrawStore:
 def lay_out(folder: Path, layout: Layout, kept: int, total: int | None = None) -> None:
     """Make the arrays, or give them the length of this run; of their draws, `kept` stay."""
     total = layout.draws(layout.steps) if total is None else total
-    root = zarr.open_group(str(folder), mode="a", attributes=layout.attributes)
+    root = zarr.open_group(str(folder), mode="a", use_consolidated=False)
     root.attrs.update(layout.attributes)
     for path, (shape, dtype, dims) in layout.arrays.items():
         if path in root:
@@ -129,13 +130,15 @@ def lay_out(folder: Path, layout: Layout, kept: int, total: int | None = None) -
             )
     for group in ("posterior", "sample_stats"):
         used = {d for path, (*_, dims) in layout.arrays.items() if group in path for d in dims}
-        _name_axes(
-            root[group], {n: v for n, v in layout.coords.items() if n in used}, layout, total
-        )
+        coords = {"chain": [*range(layout.chains)], "draw": [*range(total)]}
+        coords |= {name: names for name, names in layout.coords.items() if name in used}
+        _name_axes(root[group], coords)
+    with warnings.catch_warnings():  # that readers other than xarray may not look for it
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(str(folder))
 
 
-def _name_axes(group: Any, coords: dict[str, list[Any]], layout: Layout, total: int) -> None:
-    coords = {"chain": [*range(layout.chains)], "draw": [*range(total)]} | coords
+def _name_axes(group: Any, coords: dict[str, list[Any]]) -> None:
     for name, values in coords.items():
         texts = any(isinstance(value, str) for value in values)
         data = np.array(values, object if texts else np.int64)
