@@ -2,8 +2,8 @@
 
     python tests/posteriordb/proof.py PACKAGE [POSTERIOR …] > figures.json
 
-For each parameter x and each of x and x², z is the difference of means over both of their Monte Carlo
-standard errors. In double precision: of what is wrong, rounding is no part.
+z of a parameter x, and of x², is the difference of means over both Monte Carlo standard errors. In
+double precision, so that no difference is of rounding.
 """
 
 import importlib

@@ -95,9 +95,8 @@ def agreement(draws: xarray.Dataset) -> dict[str, dict[str, float]]:
                 continue
             row = {key: float(np.asarray(each[name])[place]) for key, each in found.items()}
             # NaN where a chain does not move: no agreement at all.
-            row["rhat"] = max(
-                np.inf if np.isnan(r) else r for r in (row["rhat"], row.pop("folded"))
-            )
+            both = row.pop("folded"), row["rhat"]
+            row["rhat"] = max(np.inf if np.isnan(value) else value for value in both)
             row |= {key: float(np.nan_to_num(row[key])) for key in ("ess_bulk", "ess_tail")}
             labels = [
                 str(array[dim].values[i]) if dim in array.coords else str(i)
