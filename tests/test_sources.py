@@ -15,16 +15,21 @@ from link import ROOT, TEMPLATES
 from test_versions import CORE_TESTS
 
 # How a newcomer reads from the command to the gradient, and to the disk.
-READING = ["cli", "commands.train", "config", "workload", "step", "training.optim"]
-READING += ["runtime.loop", "runtime.checkpoint", "records.store"]
+READING = {
+    "llm": ["commands.train", "step", "training.optim"],
+    "diffusion": ["commands.train", "step", "training.optim"],
+    "bayes": ["commands.fit", "nuts"],
+}
+READ_BY_ALL = ["cli", "config", "workload", "runtime.loop", "runtime.checkpoint", "records.store"]
 # What shows a run, which a core may do without; and what training loads only where it needs it.
 SHOWN = {"records.plots", "records.report", "records.trace", "records.trackers"}
-LEAVES = {"records.plots", "records.report", "records.trace", "trained"}
+LEAVES = {"records.plots", "records.report", "records.trace"}
 # By kind: the room of its data; code lines of its own, on the way of `train` without that room, and
 # of everything; settings.
-DATA = {"llm": "text", "diffusion": "images"}
-IMPORTED_AS = {"scikit": "sklearn", "pillow": "PIL", "flatbuffers": "jax"}
+DATA = {"llm": "text", "diffusion": "images", "bayes": "posterior"}
+IMPORTED_AS = {"scikit": "sklearn", "pillow": "PIL", "flatbuffers": "jax", "arviz": "arviz_stats"}
 LIMITS = {"llm": (1800, 3800, 6000, 61), "diffusion": (3450, 4900, 7700, 90)}
+LIMITS["bayes"] = (1500, 3300, 4900, 61)
 LONG_FUNCTIONS = {("runtime.loop", "_run")}  # the one place where a run reads top to bottom
 LAYERS = [layer for layer in sorted(TEMPLATES.iterdir()) if layer.is_dir()]
 FILES = [file for layer in LAYERS for file in layer_files(layer)]
@@ -148,6 +153,16 @@ def weight(modules: set[str]) -> int:
     return sum(code_lines(MODULES[module].read_text("utf-8")) for module in modules)
 
 
+def first_command() -> str:
+    """The command that runs the loop: `commands.train`, or what a kind has for it."""
+    return READING[next(kind for kind, modules in BY_KIND.items() if modules == MODULES)][0]
+
+
+def has_training() -> bool:
+    """Whether the kind has the layer `training`."""
+    return "training.optim" in MODULES
+
+
 def test_code_lines_are_those_that_run() -> None:
     source = '"""Job.\n\nMore.\n"""\n\nx = 1  # one\n# why\n\ndef f():\n    """Say."""\n'
     source += '    return (\n        """a\n        b""",\n    )\n'
@@ -155,16 +170,17 @@ def test_code_lines_are_those_that_run() -> None:
 
 
 def test_imports_are_found() -> None:
+    first = first_command()
     assert {"config", "commands", "workload", "runtime", "runtime.loop"} <= of_ours(
-        reached("commands.train", later=True)
+        reached(first, later=True)
     )
-    assert "runtime.loop" not in of_ours(reached("commands.train"))
+    assert "runtime.loop" not in of_ours(reached(first))
 
 
 def test_sizes(kind: str) -> None:
     of_kind, of_train, of_all, _ = LIMITS[kind]
     data = DATA[kind]
-    train = of_ours(reached("commands.train", later=True)) - SHOWN - {data, *room(data)}
+    train = of_ours(reached(first_command(), later=True)) - SHOWN - {data, *room(data)}
     assert weight(train) <= of_train, sorted(train)
     own = {module for module, file in MODULES.items() if f"{{{{{kind}}}}}" in file.parts}
     assert own
@@ -174,9 +190,9 @@ def test_sizes(kind: str) -> None:
         assert lines(file) <= 300, f"{file}: {lines(file)} lines"
 
 
-@pytest.mark.parametrize("name", [*READING, *sorted(LEAVES | SHOWN)])
-def test_the_modules_that_these_tests_name_are_there(name: str) -> None:
-    assert name in MODULES
+def test_the_modules_that_these_tests_name_are_there(kind: str) -> None:
+    assert {*READ_BY_ALL, *READING[kind], *LEAVES, *SHOWN} <= {*MODULES}
+    assert not has_training() or "trained" in MODULES
 
 
 def fields_of(module: str) -> dict[str, list[str]]:
@@ -194,11 +210,14 @@ def fields_of(module: str) -> dict[str, list[str]]:
 
 def test_our_settings_are_few_and_each_is_tried(kind: str) -> None:
     """The emitted tests let a user add any number, which they need not try."""
-    modules = ["run_config", "training.optim_config", "config", f"{DATA[kind]}.settings"]
+    modules = ["run_config", "config", f"{DATA[kind]}.settings"]
+    modules += ["training.optim_config"] * has_training()
     found = {name: names for module in modules for name, names in fields_of(module).items()}
     del found["Bounds"]  # a mark
     found.pop("DrawConfig", None)  # of commands, not of a run
     assert sum(map(len, found.values())) <= LIMITS[kind][3]
+    if not has_training():
+        return
     tried = {"ModelConfig": f"{{{{{kind}}}}}", "OptimConfig": "{{training}}"}
     left_out = {
         "ModelConfig": {"attention", "backbone", "multipliers"},  # of GPUs; tried apart
@@ -255,7 +274,8 @@ def test_help_and_data_tools_start_without_jax(module: str) -> None:
 def test_help_loads_every_setting(kind: str) -> None:
     """The test above holds for whatever `cli` loads: all settings of every layer among it."""
     settings = {name for name in MODULES if re.search(r"(config|settings|errors)$", name)}
-    assert {"config", "run_config", "errors", "training.optim_config"} <= settings
+    assert {"config", "run_config", "errors"} <= settings
+    assert not has_training() or "training.optim_config" in settings
     assert f"{DATA[kind]}.settings" in settings
     assert settings <= of_ours(reached("cli"))
 
@@ -263,8 +283,8 @@ def test_help_loads_every_setting(kind: str) -> None:
 def test_imports_run_one_way_and_the_core_knows_no_leaf() -> None:
     graph = {module: of_ours(imports(module)) for module in MODULES}
     graphlib.TopologicalSorter(graph).prepare()  # raises on a circle, and shows it
-    core = of_ours(reached("commands.train", later=True)) - {"commands", "commands.train"}
-    leaves = (LEAVES | set(room("commands"))) & core
+    core = of_ours(reached(first_command(), later=True)) - {"commands", first_command()}
+    leaves = (LEAVES | {"trained"} | set(room("commands"))) & core
     assert not leaves, f"train loads {leaves}"
 
 
@@ -284,7 +304,7 @@ def test_each_layer_brings_its_own_dependencies(kind: str, grown: dict[str, Path
         for file in (ROOT / "hooks" / "dependencies").glob("*.toml")
     }
     assert set(names) == {"common", "training", *choices("kind")}
-    every = names["common"] + names["training"] + names[kind]
+    every = names["common"] + names["training"] * has_training() + names[kind]
     assert len(every) == len(set(every))
     rendered = tomllib.loads((grown[kind] / "pyproject.toml").read_text("utf-8"))["project"]
     assert [re.match(r"[\w-]+", need)[0] for need in rendered["dependencies"]] == every  # type: ignore[index]
@@ -293,9 +313,13 @@ def test_each_layer_brings_its_own_dependencies(kind: str, grown: dict[str, Path
 def test_the_core_tests_run_every_dependency(kind: str) -> None:
     """The lowest versions of all of them meet the code in these tests."""
     tested = {name.replace("/", ".").replace("test_", "") for name in CORE_TESTS[kind]}
-    used = set().union(*(imports(module, later=True) for module in tested))
+    # A test that has the name of its room is of all its modules.
+    modules = [
+        m for name in tested for m in ([name] if name in MODULES else room(name.split(".")[0]))
+    ]
+    used = set().union(*(imports(module, later=True) for module in modules))
     used |= set().union(*(imports(name, later=True) for name in of_ours(used)))
-    for part in ("common", "training", kind):
+    for part in ("common", *["training"] * has_training(), kind):
         file = ROOT / "hooks" / "dependencies" / f"{part}.toml"
         for name in re.findall(r'^    "(\w+)', file.read_text("utf-8"), re.M):
             module = IMPORTED_AS.get(name, name)

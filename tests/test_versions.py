@@ -11,13 +11,21 @@ from updating import PINNED, adopt, follow_releases
 pytestmark = pytest.mark.slow
 # Emitted tests that together run every dependency, and are short: for the lowest versions.
 OPTIONS = {"llm": MINI, "diffusion": "--sample.images 20 --eval-every-steps 0"}
-SHARED = ["test_step", "test_cli", "training/test_optim", "runtime/test_checkpoint"]
+OPTIONS["bayes"] = "--nuts.warmup 100"
+SHARED = ["test_cli", "runtime/test_checkpoint"]
 SHARED += ["records/test_telemetry", "records/test_trackers", "records/test_report"]
-SHARED += ["training/test_batches", "training/test_weights_file"]
+TRAINED = [
+    "test_step",
+    "training/test_optim",
+    "training/test_batches",
+    "training/test_weights_file",
+]
 CORE_TESTS = {
-    "llm": [*SHARED, "test_model", "test_hub", "test_data", "text/test_corpus"],
-    "diffusion": [*SHARED, "test_samplers", "test_trained", "images/test_sources"],
+    "llm": [*SHARED, *TRAINED, "test_model", "test_hub", "test_data", "text/test_corpus"],
+    "diffusion": [*SHARED, *TRAINED, "test_samplers", "test_trained", "images/test_sources"],
 }
+CORE_TESTS["bayes"] = [*SHARED, "test_nuts", "models/test_models", "posterior/test_table"]
+CORE_TESTS["bayes"] += ["posterior/test_draws", "posterior/test_diagnosis"]
 CORE_TESTS["llm"] += ["text/test_tokenizer"]
 CORE_TESTS["diffusion"] += ["images/test_metrics", "images/test_decode"]
 
@@ -37,7 +45,9 @@ def test_the_lowest_dependencies_pass_the_core_tests(
     tests = ["-q", "-k", ONE_MESH, *map(str, wanted)]
     print(uv(project, "run", "--no-sync", "pytest", *tests)[-2000:])
     run = ["--steps", "3", "--run-dir", "runs/short", *OPTIONS[kind].split()]
-    uv(project, "run", "--no-sync", "acorn", "train", "demo", *run)
+    # Two hundred draws of each chain are too few to be trusted.
+    command = ["fit", "demo", "--steps", "12"] if kind == "bayes" else ["train", "demo"]
+    uv(project, "run", "--no-sync", "acorn", *command, *run)
     assert (project / "runs" / "short" / "summary.json").is_file()
     shutil.rmtree(project / ".venv")
 
