@@ -21,6 +21,7 @@ from numpyro.infer import NUTS
 
 from .config import NutsConfig
 from .contract import Metrics, Outputs, State
+from .errors import UserError
 
 CHAINS = PartitionSpec(("data", "fsdp", "tensor"))  # the leading axis of all: every device
 STUCK = 1e3  # stands for an R-hat that is infinite: no chain moves
@@ -202,6 +203,32 @@ def _name(path: Any) -> str:
 
 def _plain(key: Any) -> str:
     return jax.tree_util.keystr((key,), simple=True)
+
+
+def check_start(sampler: Sampler, seed: int) -> None:
+    """Refuse a model whose chains find no point to begin at, and name the sites to look at."""
+    key = jax.random.key(seed)
+
+    def is_finite() -> Array:
+        chain = init_state(sampler, key)["chain"]
+        return jnp.isfinite(chain["potential_energy"]).all() & jnp.isfinite(_flat(chain)).all()
+
+    if jax.jit(is_finite)():
+        return
+    seeded = handlers.seed(sampler.kernel.model, key)
+    sites = handlers.trace(seeded).get_trace(**jax.device_put(sampler.columns))
+    zero = [
+        name
+        for name, site in sites.items()
+        if site["type"] == "sample" and not jnp.isfinite(site["fn"].log_prob(site["value"])).all()
+    ]
+    raise UserError(
+        got="a posterior density that is zero or not a number wherever a chain could begin"
+        + f"; at a draw from the priors, so are the factors of {', '.join(zero)}" * bool(zero),
+        expected="a density above zero near 0 on the unconstrained scale",
+        do="look at the prior and the likelihood of these: does the support of one hold the data, "
+        "and are scales above 0?",
+    )
 
 
 def axes_of(

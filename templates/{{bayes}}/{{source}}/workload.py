@@ -17,7 +17,7 @@ from . import models
 from .config import Config
 from .contract import Beat, Section, State, Workload
 from .errors import UserError
-from .nuts import Sampler, axes_of, init_state, make_sampler, sample_step, state_specs
+from .nuts import Sampler, axes_of, check_start, init_state, make_sampler, sample_step, state_specs
 from .posterior.diagnosis import MOST_RHAT, Verdict, agreement, judge
 from .posterior.draws import DrawStore, Layout, lay_out, read_draws
 from .posterior.table import Prepared, prepare, read_table
@@ -36,6 +36,8 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
     path = config.data.path
     prepared = prepare(read_table(path) if path else model.example(), model.COLUMNS, config.data)
     sampler = _sampler(config, model, prepared, mesh)
+    if not _begun_with(config):
+        check_start(sampler, config.run.seed)
     layout = _layout(config, model, prepared, sampler)
     n = config.nuts
     if jax.process_index() == 0:

@@ -1,6 +1,8 @@
 """Posteriors that are known, draws that depend on the seed alone, and chains that never wait."""
 
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import arviz_stats
 import jax
@@ -10,10 +12,14 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 
+from ..config import Config
+from ..errors import UserError
 from ..models import eight_schools, load, names
-from ..nuts import _chunk, _spread, agreement, axes_of, init_state, state_specs
+from ..nuts import _chunk, _spread, agreement, axes_of, check_start, init_state, state_specs
 from ..posterior.settings import DataConfig
 from ..posterior.table import prepare
+from ..run_config import RunConfig
+from ..runtime import loop
 from ..runtime.compiled import abstract_state, jit_step
 from ..runtime.guards import CompileCount
 from .small import placed, run, sampler_of, workload_of
@@ -63,6 +69,34 @@ def test_draws_do_not_depend_on_the_chunk_nor_on_the_devices() -> None:
         other, _ = run(schools(**options), steps)
         for name, draws in whole.items():
             np.testing.assert_array_equal(draws, other[name], err_msg=f"{options} {name}")
+
+
+def test_a_model_without_a_start_is_refused_and_the_site_named() -> None:
+    def impossible(y, sizes):
+        mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+        numpyro.sample("height", dist.Uniform(0.0, 1.0), obs=y.sum())
+        numpyro.sample("weight", dist.Normal(mu, 1.0), obs=y.sum())
+
+    with pytest.raises(UserError, match=r"the factors of height\nexpected"):
+        check_start(sampler_of(impossible, {"y": np.array([2.0, 3.0], np.float32)}), 0)
+    check_start(sampler_of(impossible, {"y": np.array([0.2, 0.3], np.float32)}), 0)
+
+
+def test_a_chain_that_breaks_off_stops_the_run(tmp_path: Path) -> None:
+    """To leave the chunk out would bias the chain."""
+    sampler = schools()
+    workload = workload_of(sampler)
+
+    def step(state, batch):
+        broken = jnp.where(state["step"] == 3, jnp.nan, 1.0)
+        chain = dict(state["chain"])
+        chain["z.mu"] = chain["z.mu"] * broken
+        chain["potential_energy"] = chain["potential_energy"] * broken
+        return workload.step(state | {"chain": chain}, batch)
+
+    settings = RunConfig(run_dir=str(tmp_path), steps=8, save_every_steps=2, trackers=())
+    with pytest.raises(UserError, match=r"step 4: .*nan"):
+        loop.run(replace(workload, step=step), Config(run=settings), sampler.mesh)
 
 
 def test_seeds_and_chains_differ() -> None:
