@@ -259,6 +259,13 @@ def remove(path: PurePath) -> None:
         path.unlink(missing_ok=True)
 
 
+def remove_parts(folder: Path) -> None:
+    """Delete the halves of files that a killed process left; the caller holds the folder's lock."""
+    for name in names(folder):
+        if name.endswith(PART):
+            remove(folder / name)
+
+
 def rename(old: Path, new: Path) -> None:
     """Give a file or folder another name."""
     old.rename(new)

@@ -19,12 +19,12 @@ from rich.progress import MofNCompleteColumn, Progress
 from ..errors import UserError
 from ..records import store
 from ..records.mirror import local
-from ..training.prepared import prepare_once
+from ..training.given import Counts, count, tell_left_out, total
+from ..training.prepared import MANIFEST, prepare_once, write_manifest
 from .decode import decode
 from .settings import ImageConfig
-from .shards import Manifest, SplitName, put, read_manifest, write_manifest
+from .shards import Manifest, SplitName, add, read_manifest
 from .sources import Example, Source, identify, open_source
-from .usable import check_usable, count
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def _prepare(
                 bar.update(task, completed=done)
             check_usable(config, manifest.images, manifest.unusable)
         except UserError:  # nothing stays: the manifest would refuse other settings
-            for name in ("manifest.json", *manifest.files):
+            for name in (MANIFEST, *manifest.files):
                 store.remove(folder / name)
             raise
         if config.autoencoder:
@@ -97,6 +97,25 @@ def _prepare(
     manifest.complete = True
     write_manifest(folder, manifest)
     return manifest
+
+
+def check_usable(config: ImageConfig, images: dict[str, int], unusable: Counts) -> None:
+    """Raise where too many images were left out, or a split has too few to be judged."""
+    lost, used = total(unusable), sum(images.values())
+    if lost > config.max_unusable_fraction * (lost + used):
+        raise UserError(
+            got=tell_left_out(unusable, used, "images"),
+            expected=f"at most {config.max_unusable_fraction:.3g} of them",
+            do="put whole images and labels there, or name the fields with --data.image-field and "
+            '--data.label-field ("" = no labels); --data.max-unusable-fraction 1 goes on without',
+        )
+    if min(images.values()) < 2:
+        raise UserError(
+            got=f"{images['train']} images to train on, {images['heldout']} held out; "
+            + tell_left_out(unusable, used, "images"),
+            expected="two or more to train on, and as many that are held out, chosen by hash",
+            do="give more images, or change --data.heldout-fraction",
+        )
 
 
 def _write_shards(config: ImageConfig, source: Source, manifest: Manifest) -> Iterator[int]:
@@ -174,8 +193,8 @@ def _write_shard(
         if images:
             pixels, labels = zip(*images, strict=True)
             stem = f"{split}-{manifest.shards:05d}"
-            put(folder, manifest, f"{stem}.pixels.npy", np.stack(pixels))
-            put(folder, manifest, f"{stem}.labels.npy", np.array(labels, np.int32))
+            add(folder, manifest, f"{stem}.pixels.npy", np.stack(pixels))
+            add(folder, manifest, f"{stem}.labels.npy", np.array(labels, np.int32))
             manifest.images[split] += len(images)
             images.clear()
     manifest.shards += 1

@@ -16,10 +16,10 @@ from zipfile import BadZipFile
 import numpy as np
 
 from ..errors import UserError
+from ..training.given import Counts
 from .decode import Content
 from .files import PICTURES, find_files
 from .settings import ImageConfig
-from .usable import Counts
 
 MOST_CLASSES = 1 << 16  # a larger label is a mistake: each class has a vector in the model
 ROWS = 64  # of a table, in memory at once

@@ -11,10 +11,9 @@ import pytest
 from PIL import Image
 
 from ...errors import UserError
-from ..prepare import prepare
+from ..prepare import check_usable, prepare
 from ..settings import DataConfig, ImageConfig
 from ..shards import describe
-from ..usable import check_usable
 from .prepared import in_both
 
 # What is in the folder beside sixty pictures of 6 x 5, in three classes -> words of the report.
