@@ -40,7 +40,7 @@ NAMES = {
 
 def export(run_dir: str, to: str) -> None:
     """Write model.safetensors, config.json and, unless it is `byte`, the tokenizer to `to`."""
-    run, folder = open_run(run_dir), Path(to)
+    folder, run = store.on_disk(to), open_run(run_dir)
     config = hub_config(run.learner)
     folder.mkdir(parents=True, exist_ok=True)
     write_weights(folder / "model.safetensors", hub_tensors(run.learner, run.params))

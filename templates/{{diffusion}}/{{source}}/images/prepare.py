@@ -28,7 +28,7 @@ from .sources import Example, Source, identify, open_source
 
 log = logging.getLogger(__name__)
 
-SHARD_BYTES = 1 << 28  # of pixels, of both splits; twice as much is in memory
+SHARD_BYTES = 1 << 30  # of pixels, of both splits; twice as much is in memory
 BATCH_IMAGES = 16  # decoded at once, by as many threads as their memory allows: see MOST_PIXELS
 THREADS = 8
 
@@ -84,7 +84,10 @@ def _prepare(
             for done in _write_shards(config, source, manifest):
                 bar.update(task, completed=done)
             check_usable(config, manifest.images, manifest.unusable)
-        except UserError:  # nothing stays: the manifest would refuse other settings
+        except UserError as error:
+            if isinstance(error.__cause__, OSError):  # of a disk, that may come back
+                raise
+            # Nothing stays: the manifest would refuse other settings.
             for name in (MANIFEST, *manifest.files):
                 store.remove(folder / name)
             raise
@@ -93,6 +96,7 @@ def _prepare(
             for done in latents.encode_shards(folder, manifest):
                 bar.update(task, completed=done)
     manifest.repeated = _count_repeated(folder, manifest)
+    manifest.empty = _empty_classes(folder, manifest)
     manifest.images_sha256 = hashlib.sha256(repr(manifest.files).encode()).hexdigest()
     manifest.complete = True
     write_manifest(folder, manifest)
@@ -206,6 +210,13 @@ def _count_repeated(folder: Path, manifest: Manifest) -> int:
     images = (image for name in names for image in np.load(folder / name, mmap_mode="r"))
     keys = np.fromiter(map(_key, images), np.uint64)
     return len(keys) - len(np.unique(keys))
+
+
+def _empty_classes(folder: Path, manifest: Manifest) -> tuple[int, ...]:
+    names = [n for n in manifest.files if n.startswith("train-") and n.endswith(".labels.npy")]
+    found = [np.load(folder / name) for name in names]
+    missing = np.setdiff1d(np.arange(manifest.classes), np.concatenate(found))
+    return tuple(map(int, missing))
 
 
 def _key(pixels: UInt8[np.ndarray, "H W C"]) -> int:

@@ -50,6 +50,7 @@ class Manifest:
     unusable: Counts = field(default_factory=dict)  # images that were left out
     changed: Counts = field(default_factory=dict)  # what was done to images
     unread: Counts = field(default_factory=dict)  # files that are no images
+    empty: tuple[int, ...] = ()  # classes without an image to train on
     latents: Latents | None = None
     files: dict[str, str] = field(default_factory=dict)  # name -> SHA-256
     images_sha256: str = ""  # of names and hashes of the files
@@ -102,7 +103,8 @@ def read_manifest(folder: str | Path) -> Manifest:
 
     def make(plain: dict[str, Any]) -> Manifest:
         latents = plain["latents"] and Latents(**{k: (*v,) for k, v in plain["latents"].items()})
-        return Manifest(**plain | {"latents": latents, "shape": (*plain["shape"],)})
+        tuples = {name: (*plain[name],) for name in ("shape", "empty")}
+        return Manifest(**plain | tuples | {"latents": latents})
 
     return parse(folder, FORMAT, make)
 
@@ -132,6 +134,9 @@ def describe(manifest: Manifest) -> str:
         f"{images['train']:,} images to train on, {images['heldout']:,} held out",
         f"{' x '.join(map(str, manifest.shape))}, values up to {manifest.brightest} of "
         f"{manifest.levels - 1}, {manifest.classes or 'no'} classes{shown}",
+        manifest.empty
+        and f"classes without images: {', '.join(map(str, manifest.empty[:10]))}"
+        + " and more" * (len(manifest.empty) > 10),
         manifest.latents and f"latents: {' x '.join(map(str, manifest.latents.shape))}",
         manifest.repeated and f"{manifest.repeated:,} images equal another one",
         manifest.changed and f"changed: {tell(manifest.changed)}",

@@ -16,6 +16,7 @@ from ..metrics import (
     mixture_bits_per_dim,
     panel,
 )
+from ..pixels import to_pixels
 from . import digits
 from .digits import (
     COUNT,
@@ -178,9 +179,14 @@ def test_labels() -> None:
 def test_copies_are_found_in_all_training_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "MAX_IMAGES", 40)
     data, classifier = digits.load(), digits.classifier()
-    small = make_reference(data.train, data.train_labels, data.heldout, classifier, 17)
-    assert len(small.train_features) == len(small.heldout_features) == len(small.heldout) == 40
-    assert panel(*copies(), small)["memorisation"] < 0.01
+    searched = np.asarray(to_pixels(data.train, 17))
+    few = data.train[:40], data.train_labels[:40]
+    for known, pixels in (((data.train, data.train_labels), None), (few, searched)):
+        small = make_reference(*known, data.heldout, classifier, 17, pixels)
+        assert len(small.train_features) == len(small.heldout_features) == len(small.heldout) == 40
+        assert panel(*copies(), small)["memorisation"] < 0.01
+    blind = make_reference(*few, data.heldout, classifier, 17)
+    assert panel(*copies(), blind)["memorisation"] > 0.8
 
 
 @pytest.mark.parametrize(("train", "size"), [(1437, COUNT), (60, 60)])

@@ -13,7 +13,7 @@ from PIL import Image
 from ...errors import UserError
 from ..prepare import check_usable, prepare
 from ..settings import DataConfig, ImageConfig
-from ..shards import describe
+from ..shards import describe, read_manifest
 from .prepared import in_both
 
 # What is in the folder beside sixty pictures of 6 x 5, in three classes -> words of the report.
@@ -65,6 +65,32 @@ def test_what_is_done_to_pictures_is_said(config: DataConfig) -> None:
     assert expected in describe(manifest)
 
 
+def test_a_disk_that_is_away_costs_nothing_that_is_done(
+    config: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(1)
+    for name in "ab":
+        np.save(Path(config.source) / f"{name}.npy", random.integers(0, 256, (30, 6, 5), np.uint8))
+    for picture in Path(config.source).rglob("*.png"):
+        picture.unlink()
+    settings, load = replace(config, label_field=""), np.load
+
+    def away(path: Path, **options: object) -> np.ndarray:
+        if Path(path).name == "b.npy":
+            raise OSError("Input/output error")
+        return load(path, **options)
+
+    with monkeypatch.context() as context, pytest.raises(UserError, match="b.npy.*Input"):
+        context.setattr(np, "load", away)
+        prepare(settings, show=False)
+    kept = read_manifest(config.prepared_dir)
+    assert 0 < kept.examples <= 30
+    assert not kept.complete
+    whole = prepare(settings, show=False)
+    assert set(kept.files.items()) <= set(whole.files.items())
+    assert sum(whole.images.values()) == 60
+
+
 def test_images_of_two_sizes_are_refused_with_both(config: DataConfig) -> None:
     Image.new("L", (9, 8)).save(Path(config.source) / "bee" / "odd.png")
     with pytest.raises(
@@ -93,6 +119,8 @@ def test_classes_are_counted(tmp_path: Path, labels: list | None, classes: int) 
     config = DataConfig(source=str(tmp_path / "a.npz"), prepared_dir=str(tmp_path / "prepared"))
     manifest = prepare(replace(config, heldout_fraction=0.5), show=False)
     assert manifest.classes == classes
+    assert manifest.empty == ((0, 1, 2) if classes == 4 else ())
+    assert ("classes without images: 0, 1, 2" in describe(manifest)) == (classes == 4)
     assert manifest.class_names == (["b", "a"] if classes == 2 else [])
     assert f"{classes or 'no'} classes" in describe(manifest)
     expected = dict(zip(map(np.ndarray.tobytes, images), labels or [0] * 9, strict=True))
