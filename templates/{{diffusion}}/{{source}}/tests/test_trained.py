@@ -108,7 +108,7 @@ def test_few_images_are_in_memory_at_once(run_dir: Path, monkeypatch: pytest.Mon
     assert seen == [6, 6, 6, 2, 6, 4]
     spread = np.linspace(0, len(train) - 1, 10).round().astype(int)  # a source may be sorted
     ours, real = (np.asarray(to_network(x, 17)) for x in (whole, train.pixels.read(spread)))
-    flat = [x.reshape(len(x), -1)[:, 20:24] for x in (ours, real)]
+    flat = [x.reshape(len(x), -1)[:, 20:24].astype(float) for x in (ours, real)]
     assert found == {"FID": frechet_distance(*flat), "FID_images": 20, "FID_training_images": 10}
 
 

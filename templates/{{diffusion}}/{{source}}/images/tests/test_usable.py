@@ -80,9 +80,10 @@ def test_a_disk_that_is_away_costs_nothing_that_is_done(
             raise OSError("Input/output error")
         return load(path, **options)
 
-    with monkeypatch.context() as context, pytest.raises(UserError, match="b.npy.*Input"):
+    with monkeypatch.context() as context:
         context.setattr(np, "load", away)
-        prepare(settings, show=False)
+        with pytest.raises(UserError, match=r"b\.npy.*Input"):
+            prepare(settings, show=False)
     kept = read_manifest(config.prepared_dir)
     assert 0 < kept.examples <= 30
     assert not kept.complete
