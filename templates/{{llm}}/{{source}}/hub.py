@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from .errors import UserError
+from .records import store
 from .run_config import flatten
 from .step import Learner
 from .text.tokenizer import ByteTokenizer
