@@ -33,7 +33,7 @@ from .step import Learner
 
 COLUMNS, NEIGHBOURS = 10, 3  # of a grid of images; training images below each of a row
 GUIDANCES, STEPS = (1.0, 1.5, 3.0), (4, 10, 25)  # of the table of pictures
-LIKELIHOOD_IMAGES = 2000  # held-out ones, at most
+LIKELIHOOD_IMAGES = 2000  # held-out ones, at most, and no more than are drawn
 SEARCHED = 1 << 30  # numbers of training images that are searched for copies, in bytes
 FEATURE_IMAGES = 50_000  # training ones for FID and FD-DINOv2, the number of published samples
 MIXTURE_DIMS = 1024  # up to which a mixture of Gaussians is fitted
@@ -121,7 +121,7 @@ def judge(
     judged = min(count, len(train), MAX_IMAGES, at_once(train.pixels.shape))
     labels = balanced_labels(run.learner, count if network else judged)
     images = run.pixels(labels, seed, beat)
-    likelihood = _likelihood(run, train, heldout, probes, beat)
+    likelihood = _likelihood(run, train, heldout, count, probes, beat)
     if jax.process_index() != 0:  # which alone writes the summary
         return {}
     (real, classes), (kept, kept_classes) = (_shown(s, kind.levels) for s in (train, heldout))
@@ -154,7 +154,7 @@ def _shown(split: Split, levels: int) -> tuple[Float[np.ndarray, "N H W C"], np.
 
 
 def _likelihood(
-    run: Model, train: Split, heldout: Split, probes: int, beat: Beat
+    run: Model, train: Split, heldout: Split, count: int, probes: int, beat: Beat
 ) -> dict[str, dict[str, float]]:
     """Bits a number of the held-out and of as many training images; nothing for latents."""
     kind = run.learner.kind
@@ -162,7 +162,7 @@ def _likelihood(
         return {}
     likelihood, found = make_likelihood(run.learner, run.mesh), {}
     for name, split in (("heldout", heldout), ("train", train)):
-        rows = spread(split, min(LIKELIHOOD_IMAGES, len(heldout)))
+        rows = spread(split, min(LIKELIHOOD_IMAGES, count, len(heldout)))
         found[name] = float(likelihood(run.params, rows, probes, beat).mean())
     if np.prod(kind.shape) <= MIXTURE_DIMS:
         known, unknown = (_shown(split, kind.levels)[0] for split in (train, heldout))
