@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, Int, Key, UInt8
 
 from .contract import Beat, State
 from .generate import averaged, denoiser, in_batches
@@ -24,7 +24,7 @@ from .step import Learner, image_losses, to_range
 EVAL_IMAGES = 4096  # held-out images of an evaluation, at most; evenly spread
 NUMBERS = 1 << 28  # in images that are in memory at once: 1 GiB in float32
 NOISES = 4  # parts of the range of times whose losses are told apart
-DEQUANTIZE = 2**31 - 1  # of an image's key; smaller ones are its probes and its noise
+DEQUANTIZE = 2**31 - 1  # folded into an image's key; its probes and its noise take less
 LIKELIHOOD_STEPS = 20  # of RK4; 160 give digits 0.002 bits less, or 0.0005 where dequantized
 
 
@@ -82,9 +82,13 @@ def spread(split: Split, most: int, *, latents: bool = True) -> dict[str, np.nda
     latents: in place of pixels, where there are some. Of large images fewer are taken.
     """
     stored = (split.latents if latents else None) or split.pixels
-    count = min(most, len(split), at_once(stored.shape))
-    chosen = np.linspace(0, len(split) - 1, count).round().astype(int)
+    chosen = spaced(len(split), min(most, at_once(stored.shape)))
     return {"image": stored.read(chosen), "label": split.labels[chosen]}
+
+
+def spaced(total: int, most: int) -> Int[np.ndarray, " rows"]:
+    """At most so many rows of all, evenly spaced: a source may be sorted by class."""
+    return np.linspace(0, total - 1, min(total, most)).round().astype(int)
 
 
 def at_once(shape: tuple[int, ...]) -> int:

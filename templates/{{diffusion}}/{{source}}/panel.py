@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, UInt8
 
 from .contract import Artifact, Beat, State
-from .evaluate import at_once, make_likelihood, make_to_pixels, spread
+from .evaluate import at_once, make_likelihood, make_to_pixels, spaced, spread
 from .generate import averaged, balanced_labels, make_generate
 from .images.feature_nets import FeatureNet, open_features
 from .images.features import train_classifier
@@ -126,7 +126,7 @@ def judge(
         return {}
     (real, classes), (kept, kept_classes) = (_shown(s, kind.levels) for s in (train, heldout))
     classifier = train_classifier(real, classes, kind.classes, beat=beat)
-    searched = train.pixels.read(_spaced(len(train), SEARCHED // math.prod(train.pixels.shape)))
+    searched = train.pixels.read(spaced(len(train), SEARCHED // math.prod(train.pixels.shape)))
     found: dict[str, Any] = {"drawn": f"{len(images)} images, {run.about}", "judged": judged}
     found["searched_for_copies"] = len(searched)
     known = classes if kind.classes else None
@@ -140,11 +140,6 @@ def judge(
     if network:
         found |= _distance_by(network, images, train, kind.levels, beat)
     return found | likelihood
-
-
-def _spaced(total: int, most: int) -> np.ndarray:
-    """At most so many rows of all, evenly spaced: a source may be sorted by class."""
-    return np.linspace(0, total - 1, min(total, max(2, most))).round().astype(int)
 
 
 def _shown(split: Split, levels: int) -> tuple[Float[np.ndarray, "N H W C"], np.ndarray]:
@@ -187,7 +182,7 @@ def _distance_by(
             beat()
         return np.concatenate(parts)
 
-    real = _spaced(len(train), FEATURE_IMAGES)
+    real = spaced(len(train), FEATURE_IMAGES)
     ours = features(lambda rows: images[rows], np.arange(len(images)))
     distance = frechet_distance(ours, features(train.pixels.read, real))
     of_images = {"images": len(images), "training_images": len(real)}

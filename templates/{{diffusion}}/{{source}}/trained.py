@@ -52,9 +52,8 @@ def open_run(run_dir: str | Path, draw: DrawConfig | None = None) -> Model:
             do="add --guidance 2, or leave --guide-step out",
         )
     # Another average than those that are kept is made below, and an earlier network needs no class.
-    usual = replace(config.sample, ema="raw")
-    usual = replace(usual, guidance=1.0) if draw.guide_step is not None else usual
-    validate(replace(config, sample=usual))
+    guidance = config.sample.guidance if draw.guide_step is None else 1.0
+    validate(replace(config, sample=replace(config.sample, ema="raw", guidance=guidance)))
     learner, mesh = make_learner(config, kind_of(manifest)), mesh_that_fits(config.mesh)
     name = config.sample.ema
     params = load_average(run_dir, saved, learner, mesh, name)
@@ -100,7 +99,8 @@ def load_average(
             do="choose one of these, or train with --ema.decays and --ema.power-stds",
         )
     found = [other for other in all_saved(run_dir, Config()) if other.step <= saved.step]
-    updates = [other.step - int(load(other, "skipped")) for other in found for _ in kept]
+    done = [other.step - int(load(other, "skipped")) for other in found]
+    updates = [updates for updates in done for _ in kept]
     gammas = [exponent(std) for _ in found for std in kept]
     weights = post_hoc_weights(updates, gammas, updates[-1], gamma)
     averages = (load(other, "ema", f"power-{std:g}") for other in found for std in kept)

@@ -55,16 +55,15 @@ def make_reference(
     heldout: Images,
     classifier: Classifier,
     levels: int,
-    searched: UInt8[np.ndarray, "K H W C"] | None = None,
+    searched: UInt8[np.ndarray, "K H W C"],
     seed: int = 0,
     beat: Beat = lambda: None,
 ) -> Reference:
-    """At most `MAX_IMAGES` of a set are taken. Copies are looked for in all of `searched`, pixels
-    of training images; None = in `train`."""
+    """At most `MAX_IMAGES` of a set are taken, but copies are looked for in all of `searched`: the
+    pixels of training images."""
     _check(train=train, heldout=heldout)
     labels = np.zeros(len(train), np.int32) if train_labels is None else train_labels
     heldout, _ = _draw(heldout, seed)
-    searched = np.asarray(to_pixels(train, levels)) if searched is None else searched
     distances = _to_nearest(heldout, searched, levels, beat)
     known, kept = (classifier.features(images) for images in (_draw(train, seed)[0], heldout))
     beat()

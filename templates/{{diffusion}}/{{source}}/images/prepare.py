@@ -4,6 +4,7 @@ A killed preparation resumes: a file is written under another name, then renamed
 the manifest names it.
 """
 
+import errno
 import hashlib
 import itertools
 import logging
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 SHARD_BYTES = 1 << 30  # of pixels, of both splits; twice as much is in memory
 BATCH_IMAGES = 16  # decoded at once, by as many threads as their memory allows: see MOST_PIXELS
 THREADS = 8
+# Of a disk that may come back; other errors are those of a file, which is to be replaced.
+AWAY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN)
 
 
 def prepare(config: ImageConfig, *, show: bool = True) -> Manifest:
@@ -85,7 +88,7 @@ def _prepare(
                 bar.update(task, completed=done)
             check_usable(config, manifest.images, manifest.unusable)
         except UserError as error:
-            if isinstance(error.__cause__, OSError):  # of a disk, that may come back
+            if getattr(error.__cause__, "errno", None) in AWAY:
                 raise
             # Nothing stays: the manifest would refuse other settings.
             for name in (MANIFEST, *manifest.files):

@@ -1,6 +1,7 @@
 """What cannot be used is counted, named, and refused where it is more than a share."""
 
 import contextlib
+import errno
 import os
 import shutil
 from dataclasses import replace
@@ -65,8 +66,9 @@ def test_what_is_done_to_pictures_is_said(config: DataConfig) -> None:
     assert expected in describe(manifest)
 
 
+@pytest.mark.parametrize(("code", "stays"), [(errno.EIO, True), (errno.EACCES, False)])
 def test_a_disk_that_is_away_costs_nothing_that_is_done(
-    config: DataConfig, monkeypatch: pytest.MonkeyPatch
+    config: DataConfig, monkeypatch: pytest.MonkeyPatch, code: int, stays: bool
 ) -> None:
     random = np.random.default_rng(1)
     for name in "ab":
@@ -77,13 +79,16 @@ def test_a_disk_that_is_away_costs_nothing_that_is_done(
 
     def away(path: Path, **options: object) -> np.ndarray:
         if Path(path).name == "b.npy":
-            raise OSError("Input/output error")
+            raise OSError(code, os.strerror(code))
         return load(path, **options)
 
     with monkeypatch.context() as context:
         context.setattr(np, "load", away)
-        with pytest.raises(UserError, match=r"b\.npy.*Input"):
+        with pytest.raises(UserError, match=rf"b\.npy.*{os.strerror(code)}"):
             prepare(settings, show=False)
+    if not stays:  # the file is to be replaced, and the folder then would be that of other files
+        assert os.listdir(config.prepared_dir) == [".lock"]
+        return
     kept = read_manifest(config.prepared_dir)
     assert 0 < kept.examples <= 30
     assert not kept.complete
