@@ -36,7 +36,7 @@ GUIDANCES, STEPS = (1.0, 1.5, 3.0), (4, 10, 25)  # of the table of pictures
 LIKELIHOOD_IMAGES = 2000  # held-out ones, at most, and no more than are drawn
 SEARCHED = 1 << 30  # numbers of training images that are searched for copies, in bytes
 FEATURE_IMAGES = 50_000  # training ones for FID and FD-DINOv2, the number of published samples
-MIXTURE_DIMS = 1024  # up to which a mixture of Gaussians is fitted
+MIXTURE_DIMS = 256  # up to which a mixture of Gaussians is fitted: 784 took ten minutes
 
 
 def make_artifacts(

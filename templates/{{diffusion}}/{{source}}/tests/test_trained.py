@@ -264,6 +264,7 @@ def test_the_commands(
     assert cli.run(line.split())[0] == Exit.DONE
     found = json.loads((tmp_path / "found.json").read_text())
     assert {"step", "samples", "floor", "baseline", "bits_per_dimension"} <= set(found)
+    assert (found["judged"], found["drawn"][:9]) == (20, "20 images")
     for wrong, says in (
         (f"sample --run-dir {run_dir} --sampler-steps 0", "at least 1"),
         (f"sample --run-dir {tmp_path / 'nowhere'}", "without a checkpoint"),
