@@ -72,7 +72,14 @@ def test_it_is_opened_from_any_folder_and_says_what_is_missing(
         assert open_run("moved/run").sample(2).shape == (2, 8, 8, 1)
         with pytest.raises(UserError, match=r"(?s)digits near .*images_sha256.*prepare --config"):
             open_run("moved/run").split("heldout")
+        other = run_dir.parent / "digits"  # images of another preparation under the same name
+        shutil.copytree(run_dir.parent / "digits-away", other)
+        manifest = json.loads((other / "manifest.json").read_text()) | {"images_sha256": "0"}
+        (other / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(UserError, match="images_sha256"):
+            open_run("moved/run").split("heldout")
     finally:
+        shutil.rmtree(run_dir.parent / "digits", ignore_errors=True)
         shutil.move(f"{run_dir.parent}/digits-away", run_dir.parent / "digits")
 
 
@@ -116,6 +123,20 @@ def test_few_images_are_in_memory_at_once(run_dir: Path, monkeypatch: pytest.Mon
 def test_every_sampler_draws(run_dir: Path, sampler: Any) -> None:
     images = open_run(run_dir, DrawConfig(sampler=sampler, guidance=1.5)).sample(8)
     assert images.std() > 0
+
+
+def test_churn_is_as_much_as_is_asked_for(run_dir: Path) -> None:
+    def drawn(**draw: Any) -> np.ndarray:
+        opened = open_run(run_dir, DrawConfig(**draw))
+        return opened._generate(opened.params, opened.labels(8), 0)
+
+    heun, none, some, usual = (
+        drawn(),
+        *(drawn(sampler="churn", churn=churn) for churn in (0.0, 0.2, None)),
+    )
+    np.testing.assert_allclose(none, heun, atol=1e-3)  # no fresh noise is Heun's method
+    assert np.abs(some - heun).max() > 1e-2
+    assert np.abs(usual - some).max() > 1e-2
 
 
 def test_guidance_and_averages_change_what_is_drawn(run_dir: Path) -> None:

@@ -40,6 +40,7 @@ def test_unusable_pictures_are_counted_named_and_refused(config: DataConfig, cas
         (Path(config.source) / name).write_bytes(content)
     manifest = prepare(replace(config, max_unusable_fraction=0.1), show=False)
     assert words in describe(manifest)
+    assert all(len(names) <= 5 for _, names in manifest.unusable.values())  # it stays small
     assert manifest.examples == 60 + (0 if case == "other" else len(beside))
     assert sum(manifest.images.values()) == 60
     # What was prepared once is opened without a word: its runs go on.
