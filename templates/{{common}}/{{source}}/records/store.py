@@ -42,7 +42,7 @@ def on_disk(folder: str) -> Path:
         raise UserError(
             got=f"--to {folder}",
             expected="a folder on a disk",
-            do="write it there, then copy it with the tools of the bucket",
+            do="write it to a disk, then copy it with the tools of the bucket",
         )
     return Path(folder)
 
