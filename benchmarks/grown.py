@@ -22,14 +22,17 @@ BUILD = ROOT / "build" / "benchmarks"
 UV = os.environ.get("UV", "uv")  # set by `uv run`
 
 
-def grow_project():
-    """`build/benchmarks/acorn`: the working tree's kind llm with default answers, and its .venv."""
+def grow_project(kind="llm"):
+    """The working tree's kind with default answers, and its .venv.
+
+    Of llm it is `build/benchmarks/acorn`; another kind's name follows a dash.
+    """
     sys.path.insert(0, str(ROOT / "hooks"))
     from demo import grow
 
-    project = BUILD / "acorn"
+    project = BUILD / ("acorn" if kind == "llm" else f"acorn-{kind}")
     with tempfile.TemporaryDirectory() as scratch:
-        grow("llm", Path(scratch) / "acorn")
+        grow(kind, Path(scratch) / "acorn")
         shutil.rmtree(project / "src", ignore_errors=True)
         shutil.copytree(Path(scratch) / "acorn", project, dirs_exist_ok=True)
     environment = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, Key, UInt8
 
 from .contract import Beat, State
 from .generate import averaged, denoiser, in_batches
@@ -24,7 +24,8 @@ from .step import Learner, image_losses, to_range
 EVAL_IMAGES = 4096  # held-out images of an evaluation, at most; evenly spread
 NUMBERS = 1 << 28  # in images that are in memory at once: 1 GiB in float32
 NOISES = 4  # parts of the range of times whose losses are told apart
-LIKELIHOOD_STEPS = 10  # of RK4; on digits 10, 20 and 40 steps agree to 0.001 bits
+DEQUANTIZE = 2**31 - 1  # folded into an image's key; its probes and its noise take less
+LIKELIHOOD_STEPS = 20  # of RK4; 160 give digits 0.002 bits less, or 0.0005 where dequantized
 
 
 def make_evaluate(
@@ -44,8 +45,9 @@ def make_evaluate(
 
     @partial(jax.jit, out_shardings=NamedSharding(mesh, PartitionSpec()))
     def loss(params: Any, rows: dict[str, Array]) -> Array:
-        x = to_range(learner, rows["image"])
-        eps = draw_noise(image_keys(part, rows["index"]), learner.kind.shape)
+        keys = image_keys(part, rows["index"])
+        noise = uniform(keys, learner) if learner.config.data.dequantize else None
+        x, eps = to_range(learner, rows["image"], noise), draw_noise(keys, learner.kind.shape)
         drawn = {"x": x, "eps": eps, "t": path.spaced(rows["share"]), "label": rows["label"]}
         return image_losses(learner, params, drawn, train=False)
 
@@ -65,15 +67,28 @@ def make_evaluate(
     return evaluate
 
 
+def uniform(keys: Key[Array, " B"], learner: Learner) -> Float[Array, "B H W C"]:
+    """Noise of each image that makes its levels continuous."""
+
+    def draw(key: Key[Array, ""]) -> Float[Array, "H W C"]:
+        return jax.random.uniform(jax.random.fold_in(key, DEQUANTIZE), learner.kind.shape)
+
+    return jax.vmap(draw)(keys)
+
+
 def spread(split: Split, most: int, *, latents: bool = True) -> dict[str, np.ndarray]:
     """At most so many images of a split, evenly spread over it, and their labels.
 
     latents: in place of pixels, where there are some. Of large images fewer are taken.
     """
     stored = (split.latents if latents else None) or split.pixels
-    count = min(most, len(split), at_once(stored.shape))
-    chosen = np.linspace(0, len(split) - 1, count).round().astype(int)
+    chosen = spaced(len(split), min(most, at_once(stored.shape)))
     return {"image": stored.read(chosen), "label": split.labels[chosen]}
+
+
+def spaced(total: int, most: int) -> Int[np.ndarray, " rows"]:
+    """At most so many rows of all, evenly spaced: a source may be sorted by class."""
+    return np.linspace(0, total - 1, min(total, most)).round().astype(int)
 
 
 def at_once(shape: tuple[int, ...]) -> int:
@@ -81,31 +96,29 @@ def at_once(shape: tuple[int, ...]) -> int:
     return max(2, NUMBERS // math.prod(shape))
 
 
-def make_likelihood(
-    learner: Learner, mesh: Mesh, probes: int = 1
-) -> Callable[[Any, dict[str, np.ndarray], Beat], Float[np.ndarray, " N"]]:
-    """(parameters, rows with image and label) -> bits a number of each image, dequantized.
-
-    probes: of the divergence; 0 = exact.
+def make_likelihood(learner: Learner, mesh: Mesh) -> Callable[..., Float[np.ndarray, " N"]]:
+    """(parameters, rows with image and label, probes, beat) -> bits a number of each image, which
+    is dequantized. probes: of the divergence; 0 = exact.
     """
     batches, kind = in_batches(learner, mesh), learner.kind
     path = OBJECTIVES[learner.config.objective.name].path
 
-    @partial(jax.jit, out_shardings=NamedSharding(mesh, PartitionSpec()))
-    def bits(params: Any, rows: dict[str, Array]) -> Array:
+    @partial(jax.jit, static_argnames="probes", out_shardings=NamedSharding(mesh, PartitionSpec()))
+    def bits(params: Any, rows: dict[str, Array], probes: int) -> Array:
         keys = image_keys(jax.random.key(2), rows["index"])
-        noise = jax.vmap(lambda key: jax.random.uniform(key, kind.shape))(keys)
-        x = to_network(rows["image"], kind.levels, noise)
+        x = to_network(rows["image"], kind.levels, uniform(keys, learner))
         denoise = denoiser(learner, params, rows["label"])
         nats = log_likelihood(path, denoise, x, keys, steps=LIKELIHOOD_STEPS, probes=probes)
         return bits_per_dimension(nats, int(np.prod(kind.shape)), kind.levels)
 
-    def likelihood(params: Any, rows: dict[str, np.ndarray], beat: Beat) -> Float[np.ndarray, " N"]:
+    def likelihood(
+        params: Any, rows: dict[str, np.ndarray], probes: int, beat: Beat
+    ) -> Float[np.ndarray, " N"]:
         parts = []
         rows = rows | {"index": np.arange(len(rows["label"]), dtype=np.int32)}
         for placed, number in batches(rows):
             with jax.set_mesh(mesh):
-                parts.append(np.asarray(bits(params, placed))[:number])
+                parts.append(np.asarray(bits(params, placed, probes))[:number])
             beat()
         return np.concatenate(parts)
 

@@ -21,6 +21,7 @@ from .generate import guided_denoiser
 from .images.latents import unscale
 from .images.pixels import to_pixels
 from .objectives import OBJECTIVES
+from .records import store
 from .run_config import flatten, to_dict
 from .samplers import draw_noise, image_keys, sample
 from .step import Learner, make_learner
@@ -33,7 +34,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def export_run(run_dir: str, to: str, draw: DrawConfig) -> None:
     """Write model.safetensors, sampler.stablehlo, config.json and sample.py to the folder `to`."""
     run = open_run(run_dir, draw)
-    config, folder = run.learner.config, Path(to)
+    config, folder = run.learner.config, store.on_disk(to)
     if config.sample.sampler == "adaptive":
         raise UserError(
             got="--sampler adaptive",

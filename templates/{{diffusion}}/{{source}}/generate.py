@@ -1,6 +1,7 @@
 """Draws images with a network on the mesh, batch by batch. Trains nothing, measures nothing.
 
-An image depends on its index, its label and the seed, on no batch and no number of devices.
+An image depends on its index, its label and the seed, on no batch and no number of devices; but
+`adaptive` chooses the steps of a batch together.
 """
 
 import math
@@ -68,8 +69,9 @@ def guided_denoiser(
 
 
 def balanced_labels(learner: Learner, count: int) -> Int[np.ndarray, " {count}"]:
-    """Every class as often as another; 0 without classes."""
-    return (np.arange(count) % max(learner.kind.classes, 1)).astype(np.int32)
+    """Every class that has training images as often as another; 0 without classes."""
+    classes = np.arange(max(learner.kind.classes, 1), dtype=np.int32)
+    return np.resize(np.setdiff1d(classes, learner.kind.empty), count)
 
 
 def make_generate(

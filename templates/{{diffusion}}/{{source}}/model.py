@@ -1,5 +1,6 @@
 """A network and its parameters as an object: images, their likelihood. Opens no checkpoint."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,9 +15,8 @@ from .errors import UserError
 from .evaluate import at_once, make_likelihood, make_to_pixels
 from .generate import Generate, balanced_labels, make_generate
 from .images.shards import Manifest, Split, SplitName, open_split, read_manifest
-from .records import store
 from .step import Learner
-from .training.prepared import MANIFEST, places
+from .training.prepared import places
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Model:
     run_dir: Path
     weak: Any = None
     """A network to guide away from; None = the model without its classes."""
+    weak_step: int | None = None
 
     def sample(
         self, count: int = 16, labels: Int[np.ndarray, " K"] | None = None, *, seed: int = 0
@@ -66,12 +67,6 @@ class Model:
             parts.append(self.to_pixels(images))
         return np.concatenate(parts)
 
-    def draw(
-        self, labels: Int[np.ndarray, " N"], seed: int, beat: Callable[[], None] = lambda: None
-    ) -> Float[np.ndarray, "N H W C"]:
-        """Images of the network, before they are pixels."""
-        return self._generate(self.params, labels, seed, beat, weak=self.weak)
-
     def bits_per_dimension(
         self,
         pixels: UInt8[np.ndarray, "N H W C"],
@@ -87,14 +82,14 @@ class Model:
                 expected="a model of pixels",
                 do="train without --data.autoencoder",
             )
-        likelihood = make_likelihood(self.learner, self.mesh, probes)
-        return likelihood(self.params, {"image": pixels, "label": labels}, beat)
+        return self._likelihood(self.params, {"image": pixels, "label": labels}, probes, beat)
 
     @property
     def about(self) -> str:
         """How the images are drawn, in words."""
         s = self.learner.config.sample
         guidance = f", guidance {s.guidance:g}" if s.guidance != 1 else ""
+        guidance += f" away from step {self.weak_step}" if self.weak is not None else ""
         steps = "" if s.sampler == "adaptive" else f" in {s.sampler_steps} steps"
         return f"{s.sampler}{steps}{guidance}, {s.ema}"
 
@@ -102,7 +97,10 @@ class Model:
         """The images of its training, `train` or `heldout`, which are not in the run folder."""
         given, sha256 = self.learner.config.data.prepared_dir, self.manifest.images_sha256
         for place in places(self.run_dir, given):
-            if store.exists(place / MANIFEST) and read_manifest(place).images_sha256 == sha256:
+            found = None
+            with contextlib.suppress(UserError):  # it has none, or that of another kind of data
+                found = read_manifest(place).images_sha256
+            if found == sha256:
                 return open_split(place, name)
         raise UserError(
             got=f"no {given} near {self.run_dir}, below the working folder, or where it was",
@@ -115,6 +113,10 @@ class Model:
     def to_pixels(self) -> Callable[..., UInt8[np.ndarray, "..."]]:
         """Images of the network -> pixels as they are stored."""
         return make_to_pixels(self.learner, self.manifest)
+
+    @cached_property
+    def _likelihood(self) -> Callable[..., Float[np.ndarray, " N"]]:
+        return make_likelihood(self.learner, self.mesh)
 
     @cached_property
     def _generate(self) -> Generate:

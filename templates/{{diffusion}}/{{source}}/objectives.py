@@ -41,7 +41,7 @@ class Path:
 
     alpha: Curve
     sigma: Curve
-    least: float  # times that are trained on and integrated over; a network never sees others
+    least: float  # of the times that are trained on and integrated over
     greatest: float
     time_at: Curve  # log of noise over signal -> t
     spaced: Curve  # [0, 1] -> [least, greatest] as the sampler spaces its steps
@@ -102,12 +102,13 @@ class Objective:
     predicts: Space
     loss: Space
     scales_input: bool = False  # to unit variance
+    log_noise: tuple[float, float] = (0.0, 1.0)  # mean and std of the log of noise over signal
 
 
 OBJECTIVES: dict[ObjectiveName, Objective] = {
     "flow-v": Objective(LINEAR, "v", "v"),
     "flow-x": Objective(LINEAR, "x", "v"),  # JiT
-    "edm": Objective(EDM, "F", "F", scales_input=True),
+    "edm": Objective(EDM, "F", "F", scales_input=True, log_noise=(-1.2, 1.2)),
     "ddpm-eps": Objective(COSINE, "eps", "eps"),
     "ddpm-v": Objective(COSINE, "v", "v"),  # pi/2 times the v of arXiv:2202.00512
 }
@@ -215,14 +216,16 @@ def sample_times(config: ObjectiveConfig, key: jax.Array, count: int) -> Float[A
     sampler's steps, which is uniform in t but for EDM. Stratified: one time from each of `count`
     parts of equal probability (arXiv:2107.00630, appendix I.1), in random order.
     """
-    path = OBJECTIVES[config.name].path
+    path, usual = OBJECTIVES[config.name].path, OBJECTIVES[config.name].log_noise
     within, order = jax.random.split(key)
     quantile = jax.random.uniform(within, (count,))
     if config.stratified:
         quantile = (jax.random.permutation(order, count) + quantile) / count
     if config.times == "uniform":
         return path.spaced(quantile)
-    log_ratio = config.time_mean + config.time_std * jax.scipy.special.ndtri(quantile)
+    given = config.time_mean, config.time_std
+    mean, std = (own if of is None else of for of, own in zip(given, usual, strict=True))
+    log_ratio = mean + std * jax.scipy.special.ndtri(quantile)
     return jnp.clip(path.time_at(log_ratio), path.least, path.greatest)
 
 

@@ -3,9 +3,9 @@
 Figures are always beside those of real images and of a Gaussian a class: alone they say little.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,10 +13,10 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, UInt8
 
-from .contract import Artifact, Beat, Section, State
-from .evaluate import at_once, make_likelihood, make_to_pixels, spread
+from .contract import Artifact, Beat, State
+from .evaluate import at_once, make_likelihood, make_to_pixels, spaced, spread
 from .generate import averaged, balanced_labels, make_generate
-from .images.feature_nets import open_features
+from .images.feature_nets import FeatureNet, open_features
 from .images.features import train_classifier
 from .images.metrics import (
     MAX_IMAGES,
@@ -33,9 +33,10 @@ from .step import Learner
 
 COLUMNS, NEIGHBOURS = 10, 3  # of a grid of images; training images below each of a row
 GUIDANCES, STEPS = (1.0, 1.5, 3.0), (4, 10, 25)  # of the table of pictures
-LIKELIHOOD_IMAGES = 2000  # held-out ones, at most
+LIKELIHOOD_IMAGES = 2000  # held-out ones, at most, and no more than are drawn
+SEARCHED = 1 << 30  # numbers of training images that are searched for copies, in bytes
 FEATURE_IMAGES = 50_000  # training ones for FID and FD-DINOv2, the number of published samples
-MIXTURE_DIMS = 1024  # up to which a mixture of Gaussians is fitted
+MIXTURE_DIMS = 256  # up to which a mixture of Gaussians is fitted: 784 took ten minutes
 
 
 def make_artifacts(
@@ -58,7 +59,7 @@ def make_artifacts(
 
     def artifacts(state: State, beat: Beat) -> dict[str, Artifact]:
         params = averaged(state, config.ema)
-        classes = min(kind.classes, COLUMNS) or COLUMNS
+        classes = min(kind.classes - len(kind.empty), COLUMNS) or COLUMNS
         labels = balanced_labels(learner, classes * COLUMNS)
         images = shown(generate(params, labels, 0, beat))
         path = shown(follow(params, labels[:classes], 0, beat))
@@ -90,28 +91,13 @@ def make_artifacts(
     return artifacts
 
 
-def make_panel(
-    learner: Learner, mesh: Mesh, train: Split, heldout: Split, manifest: Manifest
-) -> Callable[[State, Beat], tuple[dict[str, Any], dict[str, Section]]]:
-    """State -> the figures of the summary, and a section of the report."""
-
-    def finish(state: State, beat: Beat) -> tuple[dict[str, Any], dict[str, Section]]:
-        config = learner.config.sample
-        run = Model(
-            learner, averaged(state, config.ema), manifest, mesh, int(state["step"]), Path()
-        )
-        found = judge(run, train, heldout, config.images, probes=1, beat=beat)
-        return found, {"How to read the figures": READING}
-
-    return finish
-
-
 READING = """\
 `floor` are training images in the place of samples, `baseline` is a Gaussian for each class. No
 figure is good alone: guidance lowers the distances in features and loses recall, copies of training
 images lower all of them but `memorisation`, which falls from 1 to 0 (below 0.85 a model copies).
 `nearest_neighbour_accuracy` is 0.5 where samples cannot be told from real images, and 1 where they
-always can."""
+always can. `bits_per_dimension` are of images whose levels are made continuous by uniform noise: a
+model that was trained without --data.dequantize was not trained for them."""
 
 
 def judge(
@@ -126,26 +112,34 @@ def judge(
 ) -> dict[str, Any]:
     """Figures of `count` images: `samples` beside `floor` and `baseline`, and the likelihood.
 
-    probes: as in `make_likelihood`. features: a file of weights, for FID or FD-DINOv2 too.
+    At most as many are judged as there are training images, of `MAX_IMAGES` of them; more are drawn
+    for the features alone. probes: as in `make_likelihood`. features: a file of weights, for FID or
+    FD-DINOv2 too.
     """
+    network = open_features(features) if features else None  # a wrong name is told at once
     kind, seed = run.learner.kind, run.learner.config.run.seed
-    labels = balanced_labels(run.learner, count)
+    judged = min(count, len(train), MAX_IMAGES, at_once(train.pixels.shape))
+    labels = balanced_labels(run.learner, count if network else judged)
     images = run.pixels(labels, seed, beat)
-    likelihood = _likelihood(run, train, heldout, probes, beat)
+    likelihood = _likelihood(run, train, heldout, count, probes, beat)
     if jax.process_index() != 0:  # which alone writes the summary
         return {}
     (real, classes), (kept, kept_classes) = (_shown(s, kind.levels) for s in (train, heldout))
     classifier = train_classifier(real, classes, kind.classes, beat=beat)
-    found: dict[str, Any] = {"drawn": f"{count} images, {run.about}"}
-    if kind.classes:
+    searched = train.pixels.read(spaced(len(train), SEARCHED // math.prod(train.pixels.shape)))
+    found: dict[str, Any] = {"drawn": f"{len(images)} images, {run.about}", "judged": judged}
+    found["searched_for_copies"] = len(searched)
+    known = classes if kind.classes else None
+    if known is not None:
         found["classifier_accuracy"] = classifier.accuracy(kept, kept_classes)
-    reference = make_reference(real, classes, kept, classifier, kind.levels, beat=beat)
-    judged = min(len(images), at_once(images.shape[1:]))
-    labels, samples = labels[:judged], np.asarray(to_network(images[:judged], kind.levels))
-    found |= compare(samples, labels if kind.classes else None, reference, beat) | likelihood
-    if features:
-        found |= _distance_by(features, images, train, kind.levels, beat)
-    return found
+    reference = make_reference(real, known, kept, classifier, kind.levels, searched, beat=beat)
+    # Any part of them would be the first classes where there are fewer than classes.
+    chosen = np.random.default_rng(seed).permutation(len(images))[:judged]
+    samples = np.asarray(to_network(images[chosen], kind.levels))
+    found |= compare(samples, labels[chosen] if kind.classes else None, reference, beat)
+    if network:
+        found |= _distance_by(network, images, train, kind.levels, beat)
+    return found | likelihood
 
 
 def _shown(split: Split, levels: int) -> tuple[Float[np.ndarray, "N H W C"], np.ndarray]:
@@ -155,16 +149,16 @@ def _shown(split: Split, levels: int) -> tuple[Float[np.ndarray, "N H W C"], np.
 
 
 def _likelihood(
-    run: Model, train: Split, heldout: Split, probes: int, beat: Beat
+    run: Model, train: Split, heldout: Split, count: int, probes: int, beat: Beat
 ) -> dict[str, dict[str, float]]:
     """Bits a number of the held-out and of as many training images; nothing for latents."""
     kind = run.learner.kind
     if kind.latents is not None:
         return {}
-    likelihood, found = make_likelihood(run.learner, run.mesh, probes), {}
+    likelihood, found = make_likelihood(run.learner, run.mesh), {}
     for name, split in (("heldout", heldout), ("train", train)):
-        rows = spread(split, min(LIKELIHOOD_IMAGES, len(heldout)))
-        found[name] = float(likelihood(run.params, rows, beat).mean())
+        rows = spread(split, min(LIKELIHOOD_IMAGES, count, len(heldout)))
+        found[name] = float(likelihood(run.params, rows, probes, beat).mean())
     if np.prod(kind.shape) <= MIXTURE_DIMS:
         known, unknown = (_shown(split, kind.levels)[0] for split in (train, heldout))
         found["heldout_of_gaussian_mixture"] = mixture_bits_per_dim(known, unknown, kind.levels)
@@ -172,21 +166,24 @@ def _likelihood(
 
 
 def _distance_by(
-    path: str, images: UInt8[np.ndarray, "N H W C"], train: Split, levels: int, beat: Beat
+    network: FeatureNet,
+    images: UInt8[np.ndarray, "N H W C"],
+    train: Split,
+    levels: int,
+    beat: Beat,
 ) -> dict[str, float]:
     """FID or FD-DINOv2 to the training images, by the features of the user's network."""
-    network = open_features(path)
 
-    def features(read: Callable[[range], np.ndarray], count: int) -> Float[np.ndarray, "N D"]:
+    def features(read: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
         parts, size = [], at_once(images.shape[1:])
-        for first in range(0, count, size):
-            pixels = read(range(first, min(first + size, count)))
-            parts.append(network(np.asarray(to_network(pixels, levels))))
+        for first in range(0, len(rows), size):
+            pixels = read(rows[first : first + size])
+            parts.append(network(np.asarray(to_network(pixels, levels))).astype(np.float64))
             beat()
         return np.concatenate(parts)
 
-    real = min(len(train), FEATURE_IMAGES)
-    ours = features(lambda rows: images[rows.start : rows.stop], len(images))
+    real = spaced(len(train), FEATURE_IMAGES)
+    ours = features(lambda rows: images[rows], np.arange(len(images)))
     distance = frechet_distance(ours, features(train.pixels.read, real))
-    of_images = {"images": len(images), "training_images": real}
+    of_images = {"images": len(images), "training_images": len(real)}
     return {network.metric: distance} | {f"{network.metric}_{k}": n for k, n in of_images.items()}

@@ -16,7 +16,7 @@ from .config import SampleConfig, SamplerName
 from .objectives import Denoiser, Images, Path, rate
 
 # Of EDM's stochastic sampler, as tuned for ImageNet-64 (arXiv:2206.00364, table 5).
-CHURN, CHURN_FROM, CHURN_TO, CHURN_NOISE = 40.0, 0.05, 50.0, 1.003
+CHURN_FROM, CHURN_TO, CHURN_NOISE = 0.05, 50.0, 1.003
 
 type Scalar = Float[Array, ""]
 type Index = Int[Array, ""]
@@ -31,6 +31,8 @@ class Problem(NamedTuple):
     times: Float[Array, " N+1"]
     keys: Key[Array, " B"]
     """One for each image; only `churn` draws from them."""
+    churn: float = 0.0
+    """S_churn: how much of the noise is fresh."""
 
 
 type Step = Callable[[Problem, Index, Images, Images], tuple[Images, Images]]
@@ -63,7 +65,7 @@ def sample(
 
     keep: return the estimate of the image at every time instead; the last one is the image.
     """
-    problem = Problem(path, denoise, path.grid(config.sampler_steps), keys)
+    problem = Problem(path, denoise, path.grid(config.sampler_steps), keys, config.churn)
     # What the path leaves of the data at its greatest time, at most 1/80 of the noise, is left out.
     return SAMPLERS[config.sampler](problem, noise * path.sigma(problem.times[0]), keep)
 
@@ -142,18 +144,17 @@ def churn(
     x: Images,
     last_x_hat: Images,
     *,
-    amount: float = CHURN,
     noise: float = CHURN_NOISE,
 ) -> tuple[Images, Images]:
     """Fresh noise, then a step of Heun's method from the higher level (arXiv:2206.00364, alg. 2).
 
-    amount: S_churn; noise: S_noise. Works on x / alpha, whose noise level is sigma / alpha.
+    noise: S_noise. Works on x / alpha, whose noise level is sigma / alpha.
     """
     path, times = problem.path, problem.times
     now, steps = times[index], len(times) - 1
     level = path.sigma(now) / path.alpha(now)
     inside = (level >= CHURN_FROM) & (level <= CHURN_TO)
-    factor = 1 + jnp.where(inside, min(amount / steps, 2**0.5 - 1), 0.0)
+    factor = 1 + jnp.where(inside, min(problem.churn / steps, 2**0.5 - 1), 0.0)
     raised = jnp.where(inside, path.time_at(jnp.log(factor * level)), now)
     fresh = noise * draw_noise(problem.keys, x.shape[1:], index + 1)
     # alpha(raised) / alpha(now), and what then lacks to sigma(raised); both hold at alpha = 0.

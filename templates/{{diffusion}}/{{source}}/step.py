@@ -35,6 +35,7 @@ class Kind:
     shape: tuple[int, int, int]  # height, width, channels of what the network sees
     classes: int  # 0 = unconditional
     levels: int  # of a pixel
+    empty: tuple[int, ...] = ()  # classes without an image to train on
     latents: Latents | None = None
 
 
@@ -42,14 +43,14 @@ def kind_of(manifest: Manifest) -> Kind:
     """What was prepared."""
     latents = manifest.latents
     shape = latents.shape if latents else manifest.shape
-    return Kind(cast(Any, shape), manifest.classes, manifest.levels, latents)
+    return Kind(cast(Any, shape), manifest.classes, manifest.levels, manifest.empty, latents)
 
 
 def expected_kind(data: DataConfig) -> Kind:
     """What the settings say that the images are, which need not be here."""
     height, width, channels, classes = data.expects
     latents = Latents((height, width, channels), (0.0,) * channels, (1.0,) * channels, ())
-    return Kind((height, width, channels), classes, 256, latents if data.autoencoder else None)
+    return Kind((height, width, channels), classes, 256, (), latents if data.autoencoder else None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +70,7 @@ def make_learner(config: Config, kind: Kind, platform: str | None = None) -> Lea
     """Build the static parts; `auto` is resolved for a platform of JAX (None = this one)."""
     config = replace(config, optim=fit_schedule(config.optim, config.run.steps))
     if not config.data.conditional:
-        kind = replace(kind, classes=0)
+        kind = replace(kind, classes=0, empty=())
     conditions = CONDITIONS if config.data.augment else 0
 
     def build() -> nnx.Module:
@@ -106,7 +107,7 @@ def draw(
     """What a step trains on: images x, noise eps, times, labels, conditions of augmentation.
 
     All of it is drawn for the whole batch at once, by place in the batch: another number of
-    micro-batches or devices is the same training.
+    micro-batches or devices is the same training, but for dropout in the network, by micro-batch.
     """
     c = learner.config
     names = ("dequantize", "flip", "augment", "eps", "times", "labels", "dropout")

@@ -21,7 +21,7 @@ from .images.shards import read_manifest
 from .model import Model
 from .records.mirror import Mirror
 from .run_config import check_settings
-from .runtime.saved import Saved, find_saved, mesh_that_fits, saved_steps
+from .runtime.saved import Saved, all_saved, find_saved, mesh_that_fits
 from .step import Learner, init_state, kind_of, make_learner
 from .training.layers import state_specs
 
@@ -45,9 +45,15 @@ def open_run(run_dir: str | Path, draw: DrawConfig | None = None) -> Model:
         model=replace(saved.config.model, attention="auto"),  # for these devices
         sample=replace(saved.config.sample, **given),
     )
-    # Another average than those that are kept is made below.
-    usual = replace(config, sample=replace(config.sample, ema="raw"))
-    validate(usual)
+    if draw.guide_step is not None and config.sample.guidance == 1:
+        raise UserError(
+            got=f"--guide-step {draw.guide_step} with guidance 1, which is none",
+            expected="a guidance above 1",
+            do="add --guidance 2, or leave --guide-step out",
+        )
+    # Another average than those that are kept is made below, and an earlier network needs no class.
+    guidance = config.sample.guidance if draw.guide_step is None else 1.0
+    validate(replace(config, sample=replace(config.sample, ema="raw", guidance=guidance)))
     learner, mesh = make_learner(config, kind_of(manifest)), mesh_that_fits(config.mesh)
     name = config.sample.ema
     params = load_average(run_dir, saved, learner, mesh, name)
@@ -55,7 +61,7 @@ def open_run(run_dir: str | Path, draw: DrawConfig | None = None) -> Model:
     if draw.guide_step is not None:
         earlier = find_saved(run_dir, Config(), draw.guide_step)
         weak = load_average(run_dir, earlier, learner, mesh, name)
-    return Model(learner, params, manifest, mesh, saved.step, run.local, weak)
+    return Model(learner, params, manifest, mesh, saved.step, run.local, weak, draw.guide_step)
 
 
 def load_average(
@@ -92,13 +98,10 @@ def load_average(
             + ", or power-STD of another width" * bool(kept),
             do="choose one of these, or train with --ema.decays and --ema.power-stds",
         )
-    sources = [
-        (find_saved(run_dir, Config(), step), std)
-        for step in saved_steps(run_dir)
-        if step <= saved.step
-        for std in kept
-    ]
-    updates = [s.step - int(load(s, "skipped")) for s, _ in sources]
-    gammas = [exponent(std) for _, std in sources]
+    found = [other for other in all_saved(run_dir, Config()) if other.step <= saved.step]
+    done = [other.step - int(load(other, "skipped")) for other in found]
+    updates = [updates for updates in done for _ in kept]
+    gammas = [exponent(std) for _ in found for std in kept]
     weights = post_hoc_weights(updates, gammas, updates[-1], gamma)
-    return combine((load(s, "ema", f"power-{std:g}") for s, std in sources), weights)
+    averages = (load(other, "ema", f"power-{std:g}") for other in found for std in kept)
+    return combine(averages, weights)

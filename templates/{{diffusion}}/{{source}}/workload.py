@@ -3,6 +3,7 @@
 import logging
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,12 +11,15 @@ from jax.sharding import Mesh, NamedSharding
 
 from .config import Config
 from .contract import Beat, Section, State, Workload
+from .errors import UserError
 from .evaluate import make_evaluate
+from .generate import averaged
 from .images.prepare import prepare
 from .images.rows import Rows
 from .images.shards import describe, manifest_file, open_split, read_manifest
+from .model import Model
 from .network import flops_per_image
-from .panel import make_artifacts, make_panel
+from .panel import READING, judge, make_artifacts
 from .records.mirror import Mirror
 from .runtime.distributed import barrier
 from .step import Learner, expected_kind, init_state, kind_of, make_learner, train_step
@@ -40,6 +44,12 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
     manifest = read_manifest(data.prepared_dir)
     train, heldout = (open_split(data.prepared_dir, name) for name in ("train", "heldout"))
     learner = make_learner(config, kind_of(manifest))
+    if config.sample.guidance != 1 and not learner.kind.classes:
+        raise UserError(
+            got=f"--sample.guidance {config.sample.guidance:g}, and images without classes",
+            expected="1, or images of several classes",
+            do="leave guidance at 1, or put the images of each class into a folder of its own",
+        )
     epochs = config.run.steps * data.batch_size / len(train)
     if jax.process_index() == 0:
         log.info("%s", describe(manifest))
@@ -53,9 +63,11 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
     )
 
     def finish(state: State, beat: Beat) -> tuple[dict[str, Any], dict[str, Section]]:
-        summary, sections = make_panel(learner, mesh, train, heldout, manifest)(state, beat)
+        params = averaged(state, config.sample.ema)
+        model = Model(learner, params, manifest, mesh, int(state["step"]), Path())
+        found = judge(model, train, heldout, config.sample.images, probes=1, beat=beat)
         origin = {"images_sha256": manifest.images_sha256, "epochs": epochs}
-        return summary | origin, sections
+        return found | origin, {"How to read the figures": READING}
 
     return replace(
         _on_shapes(learner, mesh),

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from .errors import UserError
+from .records import store
 from .run_config import flatten
 from .step import Learner
 from .text.tokenizer import ByteTokenizer
@@ -40,7 +41,7 @@ NAMES = {
 
 def export(run_dir: str, to: str) -> None:
     """Write model.safetensors, config.json and, unless it is `byte`, the tokenizer to `to`."""
-    run, folder = open_run(run_dir), Path(to)
+    folder, run = store.on_disk(to), open_run(run_dir)
     config = hub_config(run.learner)
     folder.mkdir(parents=True, exist_ok=True)
     write_weights(folder / "model.safetensors", hub_tensors(run.learner, run.params))

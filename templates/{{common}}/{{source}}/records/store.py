@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
+from ..errors import UserError
 from . import objects
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,17 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # the file system has
 def place(text: str) -> PurePath:
     """The path of a folder or file that a setting names, on a disk or in a bucket."""
     return objects.path_of(text) if objects.is_url(text) else Path(text)
+
+
+def on_disk(folder: str) -> Path:
+    """The folder that a command writes for other tools; UserError for one in a bucket."""
+    if objects.is_url(folder):
+        raise UserError(
+            got=f"--to {folder}",
+            expected="a folder on a disk",
+            do="write it to a disk, then copy it with the tools of the bucket",
+        )
+    return Path(folder)
 
 
 def write(
@@ -257,6 +269,13 @@ def remove(path: PurePath) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """Delete the halves of files that a killed process left; the caller holds the folder's lock."""
+    for name in names(folder):
+        if name.endswith(PART):
+            remove(folder / name)
 
 
 def rename(old: Path, new: Path) -> None:

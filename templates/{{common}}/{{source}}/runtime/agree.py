@@ -113,9 +113,7 @@ def check_shared(folder: Path) -> None:
             if name.startswith(SHARED):  # of a process that was killed
                 store.remove(folder / name)
         store.write(file, b"", sync=False)
-    end_s = time.monotonic() + SHARED_S
-    while not (seen := file.name in _listed(folder)) and time.monotonic() < end_s:
-        time.sleep(POLL_S)
+    seen = _wait_for(folder, file.name, 1)
     answers = exchange(unique("shared"), "" if seen else "not seen")
     if own.process_id == 0:
         store.remove(file)
@@ -152,12 +150,7 @@ def _check_bucket(url: str, copy: Path) -> bool:
     token = exchange(unique("copies"), secrets.token_hex(8))[0]
     store.write(copy / f"{SHARED}{token}-{own.process_id}", b"", sync=False)
     barrier("copies")
-    end_s = time.monotonic() + SHARED_S
-    while True:
-        seen = sum(name.startswith(f"{SHARED}{token}") for name in _listed(copy))
-        if seen == own.num_processes or time.monotonic() > end_s:
-            break
-        time.sleep(POLL_S)
+    seen = _wait_for(copy, f"{SHARED}{token}", own.num_processes)
     counts = {int(text) for text in exchange(unique("seen"), str(seen)).values()}
     store.remove(copy / f"{SHARED}{token}-{own.process_id}")
     if url.startswith("s3:") and counts not in ({own.num_processes}, {1}):
@@ -182,8 +175,14 @@ def check_same_place(folder: Path) -> None:
         )
 
 
-def _listed(folder: Path) -> list[str]:
-    # NFS remembers for a while what was not there; a listing of the parent asks its server.
-    with contextlib.suppress(OSError):
-        store.names(folder.parent)
-    return store.names(folder)
+def _wait_for(folder: Path, beginning: str, number: int) -> int:
+    """How many files of such names appear in a folder, at most `number`, within SHARED_S."""
+    end_s = time.monotonic() + SHARED_S
+    while True:
+        # NFS remembers for a while what was not there; a listing of the parent asks its server.
+        with contextlib.suppress(OSError):
+            store.names(folder.parent)
+        seen = sum(name.startswith(beginning) for name in store.names(folder))
+        if seen >= number or time.monotonic() > end_s:
+            return seen
+        time.sleep(POLL_S)

@@ -76,7 +76,7 @@ def held(
         if not remote or store.create(count_file, json.dumps(about).encode()):
             break
         busy("another process")
-    _remove_parts(local)
+    store.remove_parts(local)
     stop = threading.Event()
 
     def is_ours(found: dict[str, Any] | None) -> bool:
@@ -115,13 +115,6 @@ def _end(shared: PurePath) -> None:
     reason = f"another process has taken {shared}"
     print(f"\n{reason}", file=sys.stderr)
     end_together(Exit.USER, reason)
-
-
-def _remove_parts(folder: Path) -> None:
-    """Delete the halves of files that a killed process left."""
-    for name in store.names(folder):
-        if name.endswith(store.PART):
-            store.remove(folder / name)
 
 
 def _is_counting(count_file: PurePath, last: dict[str, Any]) -> bool:

@@ -57,11 +57,12 @@ class Saved[C]:
         return load(self.path, with_shardings(bare, named(specs, mesh)))
 
 
-def saved_steps(run_dir: str | PurePath) -> list[int]:
-    """The steps of a run's sound checkpoints, in order; each is verified, which reads all of it."""
+def all_saved[C](run_dir: str | PurePath, default: C) -> list[Saved[C]]:
+    """The sound checkpoints of a run, oldest first; each is verified, which reads all of it."""
     checkpoints = _checkpoints(run_dir)
-    steps = checkpoints.steps(repair=False)
-    return [step for step in reversed(steps) if checkpoints.sound(step, repair=False)]
+    steps = reversed(checkpoints.steps(repair=False))
+    found = filter(None, (checkpoints.sound(step, repair=False) for step in steps))
+    return [Saved(path, m, from_dict(default, m["config"])) for path, m in found]
 
 
 def find_saved[C](run_dir: str | PurePath, default: C, step: int | None = None) -> Saved[C]:

@@ -32,6 +32,7 @@ FOREIGN = {
         "error-unmatch",
         "extra",
         "format",
+        "group",
         "local-dir",
         "help",
         "logdir",

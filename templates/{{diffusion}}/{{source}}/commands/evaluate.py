@@ -12,7 +12,7 @@ def evaluate(
     draw: Draw = AS_THE_RUN,
     run_dir: str = "runs/demo",
     images: Annotated[int | None, Bounds(least=2)] = None,
-    probes: Annotated[int, Bounds(least=0)] = 0,
+    probes: Annotated[int, Bounds(least=0)] = 1,
     features: str = "",
     to: str = "",
 ) -> int:
@@ -21,7 +21,7 @@ def evaluate(
     Args:
         run_dir: the folder of the run
         images: how many are drawn; none = as the run's settings say
-        probes: of the likelihood's divergence; 0 = exact, one for each number of an image
+        probes: of the likelihood's divergence, unbiased; 0 = exact, one for each number of an image
         features: a .safetensors file of Inception-v3 (FID) or DINOv2 (FD-DINOv2)
         to: a JSON file for the figures
     """

@@ -1,6 +1,5 @@
 """`sample`: images from a checkpoint."""
 
-from pathlib import Path
 from typing import Annotated
 
 from ..config import AS_THE_RUN, Draw
@@ -23,7 +22,7 @@ def sample(
 
     Args:
         run_dir: the folder of the run
-        to: the folder to write: images.png, and images.npz with `images` and `labels`
+        to: the folder to write: images.npz with `images` and `labels`, images.png of the first 100
         count: how many images
         classes: of the images, repeated; none given = all classes in turn
         seed: the same seed draws the same images, on any number of devices
@@ -38,14 +37,15 @@ def sample(
     from ..trained import open_run
 
     start()
+    folder = store.on_disk(to)
     run = open_run(run_dir, draw)
     labels = run.labels(count, classes)
     pixels = run.pixels(labels, seed)
-    picture = grid(np.asarray(to_network(pixels, run.learner.kind.levels)), COLUMNS)
-    folder = Path(to)
-    store.write(folder / "images.png", lambda file: Image.fromarray(picture).save(file, "PNG"))
     store.write(
         folder / "images.npz", lambda f: np.savez_compressed(f, images=pixels, labels=labels)
     )
+    shown = np.asarray(to_network(pixels[: COLUMNS**2], run.learner.kind.levels))
+    picture = Image.fromarray(grid(shown, COLUMNS))
+    store.write(folder / "images.png", lambda file: picture.save(file, "PNG"))
     print(f"{to}: {count} images of step {run.step}, {run.about}")
     return Exit.DONE

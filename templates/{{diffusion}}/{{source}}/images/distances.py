@@ -87,7 +87,7 @@ def nearest(
 
 
 def memorisation(
-    to_train: Float[np.ndarray, "N K"], heldout_to_train: Float[np.ndarray, "M K"]
+    to_train: Float[np.ndarray, " N"], heldout_to_train: Float[np.ndarray, " M"]
 ) -> float:
     """Median distance of samples to their nearest training images, over that of held-out images.
 

@@ -3,18 +3,16 @@
 Opens no image; what is no source of images is counted.
 """
 
-import difflib
 import glob
 import itertools
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..training.given import Counts, count, has_key, is_run, near, spelled, tell
 from .settings import ImageConfig
-from .usable import Counts, count, tell
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 ARRAYS = (".npy", ".npz", ".parquet")
@@ -36,8 +34,7 @@ def find_files(config: ImageConfig) -> tuple[dict[Path, str], Counts]:
         matches = [Path(match) for match in sorted(glob.glob(str(path)))]
     for match in matches:
         for file in _walk(match, config, unread) if os.path.isdir(match) else [match]:
-            # Bytes that are not UTF-8 are spelled out.
-            name = os.fsencode(file.relative_to(root)).decode(errors="backslashreplace")
+            name = spelled(file.relative_to(root))
             if kind := _why_no_file(file):
                 count(unread, kind, name)
             else:
@@ -47,7 +44,7 @@ def find_files(config: ImageConfig) -> tuple[dict[Path, str], Counts]:
             got=f"--data.source {given!r} with {tell(unread) or 'no files'}",
             expected="digits, mnist, hf:NAME, or a file, folder or glob of "
             + " ".join((*PICTURES, *ARRAYS)),
-            do=f"correct --data.source; {_near(path)}",
+            do=f"correct --data.source; {near(path)}",
         )
     return names, unread
 
@@ -78,25 +75,8 @@ def _why_no_folder(folder: Path, config: ImageConfig) -> str:
     """Runs and what was prepared may stand among the images, and links may lead back up."""
     if Path(os.path.realpath(folder.parent)).is_relative_to(os.path.realpath(folder)):
         return "link to a folder above"
-    if _has_key(folder / "config.json", "identity"):
+    if is_run(folder):
         return "folder of a run"
     is_own = folder == Path(config.prepared_dir).absolute()
-    is_own = is_own or _has_key(folder / "manifest.json", IMAGES_HASH)
+    is_own = is_own or has_key(folder / "manifest.json", IMAGES_HASH)
     return "prepared folder" if is_own else ""
-
-
-def _has_key(path: Path, key: str) -> bool:
-    try:
-        return key in json.loads(path.read_bytes())
-    except (OSError, RecursionError, TypeError, ValueError):
-        return False
-
-
-def _near(path: Path) -> str:
-    """What stands where the first missing part of a path was looked for."""
-    folder = path if os.path.isdir(path) else path.parent
-    while not os.path.isdir(folder):
-        path, folder = folder, folder.parent
-    names = sorted(ascii(name)[1:-1] for name in os.listdir(folder) if not name.startswith("."))
-    near = difflib.get_close_matches(path.name, names, cutoff=0.4) or names[:3]
-    return f"{folder} has {', '.join(near) or 'nothing'}"

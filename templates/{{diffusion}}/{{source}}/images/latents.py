@@ -16,8 +16,9 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ..errors import UserError
+from ..training.prepared import write_manifest
 from .pixels import to_network
-from .shards import Latents, Manifest, put, write_manifest
+from .shards import Latents, Manifest, add
 
 BATCH_IMAGES = 64  # that the autoencoder gets at once; the last ones are filled up with zeros
 PROBED = 16  # values of the probe's latents that the manifest keeps
@@ -99,7 +100,7 @@ def encode_shards(folder: Path, manifest: Manifest) -> Iterator[int]:
                 images = to_network(batch, manifest.levels)
                 made = _encode(autoencoder, name, images, jax.random.fold_in(key, start))
                 latents[start : start + len(part)] = made[: len(part)]
-            put(folder, manifest, latents_name, latents)
+            add(folder, manifest, latents_name, latents)
             write_manifest(folder, manifest)
         done += len(pixels)
         yield done

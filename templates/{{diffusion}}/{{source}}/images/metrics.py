@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from sklearn.mixture import GaussianMixture
 
 from ..contract import Beat
@@ -45,7 +45,8 @@ class Reference:
     seed: int
     train_features: Float[np.ndarray, "n F"]
     heldout_features: Float[np.ndarray, "M F"]
-    heldout_to_train: Float[np.ndarray, "M 1"]
+    searched: UInt8[np.ndarray, "K H W C"]
+    heldout_to_searched: Float[np.ndarray, " M"]
 
 
 def make_reference(
@@ -54,17 +55,20 @@ def make_reference(
     heldout: Images,
     classifier: Classifier,
     levels: int,
+    searched: UInt8[np.ndarray, "K H W C"],
     seed: int = 0,
     beat: Beat = lambda: None,
 ) -> Reference:
-    """Copies are looked for in all of `train`; else at most `MAX_IMAGES` of a set are taken."""
+    """At most `MAX_IMAGES` of a set are taken, but copies are looked for in all of `searched`: the
+    pixels of training images."""
     _check(train=train, heldout=heldout)
     labels = np.zeros(len(train), np.int32) if train_labels is None else train_labels
     heldout, _ = _draw(heldout, seed)
-    distances, _ = nearest(_flat(heldout), _flat(train), 1, beat)
+    distances = _to_nearest(heldout, searched, levels, beat)
     known, kept = (classifier.features(images) for images in (_draw(train, seed)[0], heldout))
     beat()
-    return Reference(train, labels, heldout, classifier, levels, seed, known, kept, distances)
+    common = train, labels, heldout, classifier, levels, seed
+    return Reference(*common, known, kept, searched, distances)
 
 
 def panel(
@@ -93,7 +97,7 @@ def panel(
         "sliced_wasserstein": sliced_wasserstein(pixels, heldout, r.seed),
         "nearest_neighbour_accuracy": nearest_neighbour_accuracy(pixels[:size], heldout[:size]),
         "memorisation": memorisation(
-            nearest(pixels, _flat(r.train), 1, beat)[0], r.heldout_to_train
+            _to_nearest(samples, r.searched, r.levels, beat), r.heldout_to_searched
         ),
         "precision": precision,
         "recall": recall,
@@ -171,6 +175,17 @@ def mixture_bits_per_dim(train: Images, heldout: Images, levels: int, seed: int 
     mixture.fit(dequantized(known, np.full(known.shape, 0.5)))
     nats = -mixture.score(dequantized(unknown, noise))
     return float(nats / np.log(2) / dims - 1 + np.log2(levels))
+
+
+def _to_nearest(
+    images: Images, searched: UInt8[np.ndarray, "K H W C"], levels: int, beat: Beat
+) -> Float[np.ndarray, " N"]:
+    """Distance of each image to the nearest of those that are searched, some of them at a time."""
+    least = np.full(len(images), np.inf)
+    for first in range(0, len(searched), MAX_IMAGES):
+        part = np.asarray(to_network(searched[first : first + MAX_IMAGES], levels))
+        least = np.minimum(least, nearest(_flat(images), _flat(part), 1, beat)[0][:, 0])
+    return least
 
 
 def _draw(images: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

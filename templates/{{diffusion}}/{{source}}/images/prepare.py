@@ -4,6 +4,7 @@ A killed preparation resumes: a file is written under another name, then renamed
 the manifest names it.
 """
 
+import errno
 import hashlib
 import itertools
 import logging
@@ -19,18 +20,20 @@ from rich.progress import MofNCompleteColumn, Progress
 from ..errors import UserError
 from ..records import store
 from ..records.mirror import local
-from ..training.prepared import prepare_once
+from ..training.given import Counts, count, tell_left_out, total
+from ..training.prepared import MANIFEST, prepare_once, write_manifest
 from .decode import decode
 from .settings import ImageConfig
-from .shards import Manifest, SplitName, put, read_manifest, write_manifest
+from .shards import Manifest, SplitName, add, read_manifest
 from .sources import Example, Source, identify, open_source
-from .usable import check_usable, count
 
 log = logging.getLogger(__name__)
 
-SHARD_BYTES = 1 << 28  # of pixels, of both splits; twice as much is in memory
+SHARD_BYTES = 1 << 30  # of pixels, of both splits; twice as much is in memory
 BATCH_IMAGES = 16  # decoded at once, by as many threads as their memory allows: see MOST_PIXELS
 THREADS = 8
+# Of a disk that may come back; other errors are those of a file, which is to be replaced.
+AWAY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN)
 
 
 def prepare(config: ImageConfig, *, show: bool = True) -> Manifest:
@@ -84,8 +87,11 @@ def _prepare(
             for done in _write_shards(config, source, manifest):
                 bar.update(task, completed=done)
             check_usable(config, manifest.images, manifest.unusable)
-        except UserError:  # nothing stays: the manifest would refuse other settings
-            for name in ("manifest.json", *manifest.files):
+        except UserError as error:
+            if getattr(error.__cause__, "errno", None) in AWAY:
+                raise
+            # Nothing stays: the manifest would refuse other settings.
+            for name in (MANIFEST, *manifest.files):
                 store.remove(folder / name)
             raise
         if config.autoencoder:
@@ -93,10 +99,30 @@ def _prepare(
             for done in latents.encode_shards(folder, manifest):
                 bar.update(task, completed=done)
     manifest.repeated = _count_repeated(folder, manifest)
+    manifest.empty = _empty_classes(folder, manifest)
     manifest.images_sha256 = hashlib.sha256(repr(manifest.files).encode()).hexdigest()
     manifest.complete = True
     write_manifest(folder, manifest)
     return manifest
+
+
+def check_usable(config: ImageConfig, images: dict[str, int], unusable: Counts) -> None:
+    """Raise where too many images were left out, or a split has too few to be judged."""
+    lost, used = total(unusable), sum(images.values())
+    if lost > config.max_unusable_fraction * (lost + used):
+        raise UserError(
+            got=tell_left_out(unusable, used, "images"),
+            expected=f"at most {config.max_unusable_fraction:.3g} of them",
+            do="put whole images and labels there, or name the fields with --data.image-field and "
+            '--data.label-field ("" = no labels); --data.max-unusable-fraction 1 goes on without',
+        )
+    if min(images.values()) < 2:
+        raise UserError(
+            got=f"{images['train']} images to train on, {images['heldout']} held out; "
+            + tell_left_out(unusable, used, "images"),
+            expected="two or more to train on, and as many that are held out, chosen by hash",
+            do="give more images, or change --data.heldout-fraction",
+        )
 
 
 def _write_shards(config: ImageConfig, source: Source, manifest: Manifest) -> Iterator[int]:
@@ -174,8 +200,8 @@ def _write_shard(
         if images:
             pixels, labels = zip(*images, strict=True)
             stem = f"{split}-{manifest.shards:05d}"
-            put(folder, manifest, f"{stem}.pixels.npy", np.stack(pixels))
-            put(folder, manifest, f"{stem}.labels.npy", np.array(labels, np.int32))
+            add(folder, manifest, f"{stem}.pixels.npy", np.stack(pixels))
+            add(folder, manifest, f"{stem}.labels.npy", np.array(labels, np.int32))
             manifest.images[split] += len(images)
             images.clear()
     manifest.shards += 1
@@ -187,6 +213,13 @@ def _count_repeated(folder: Path, manifest: Manifest) -> int:
     images = (image for name in names for image in np.load(folder / name, mmap_mode="r"))
     keys = np.fromiter(map(_key, images), np.uint64)
     return len(keys) - len(np.unique(keys))
+
+
+def _empty_classes(folder: Path, manifest: Manifest) -> tuple[int, ...]:
+    names = [n for n in manifest.files if n.startswith("train-") and n.endswith(".labels.npy")]
+    found = [np.load(folder / name) for name in names]
+    missing = np.setdiff1d(np.arange(manifest.classes), np.concatenate(found))
+    return tuple(map(int, missing))
 
 
 def _key(pixels: UInt8[np.ndarray, "H W C"]) -> int:

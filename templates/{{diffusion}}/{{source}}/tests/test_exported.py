@@ -15,16 +15,13 @@ from ..config import DrawConfig
 from ..errors import Exit
 from ..trained import open_run
 
-ALONE = """
+# JAX, what it brings along, and what `jax.export` reads with.
+ALONE = ("jax", "jaxlib", "numpy", "scipy", "ml_dtypes", "opt_einsum", "flatbuffers")
+ALONE += ("numpy.libs", "scipy.libs")
+SCRIPT = """
 import runpy, sys
-from importlib.abc import MetaPathFinder
 
-class OnlyJax(MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("flax", "optax", "orbax", "safetensors", "{package}", "diffrax"):
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, OnlyJax())
+sys.path.append("{packages}")
 sys.argv = ["sample.py", "12", "3"]
 runpy.run_path("{script}", run_name="__main__")
 """
@@ -38,10 +35,13 @@ def test_what_is_exported_draws_the_same_with_jax_alone(run_dir: Path, tmp_path:
     assert sum(x.size for x in weights.values()) == sum(
         x.size for x in jax.tree.leaves(opened.params)
     )
-    package = (__package__ or "").split(".")[0]
-    script = ALONE.format(package=package, script=tmp_path / "out" / "sample.py")
+    packages, installed = tmp_path / "packages", Path(jax.__file__).parents[1]
+    packages.mkdir()
+    for name in ALONE:
+        (packages / name).symlink_to(installed / name)
+    script = SCRIPT.format(packages=packages, script=tmp_path / "out" / "sample.py")
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    alone = [sys.executable, "-c", script]
+    alone = [sys.executable, "-S", "-c", script]  # -S: no other installed package
     subprocess.run(alone, cwd=tmp_path, check=True, env=environment)
     images = np.load(tmp_path / "samples.npy")
     expected = opened.sample(12, seed=3)

@@ -93,7 +93,7 @@ def test_images_have_the_moments_of_the_mixture(path: Path, sampler: str, monkey
 
 
 def churned(
-    path: Path, level: float, count: int = 2, index: int = 0, **how: float
+    path: Path, level: float, count: int = 2, index: int = 0, amount: float = 40.0, **how: float
 ) -> tuple[np.ndarray, float]:
     """What the denoiser is asked about first, from pure noise of a level: x_t and sigma / alpha."""
     asked = []
@@ -105,7 +105,7 @@ def churned(
     now = path.time_at(jnp.log(level))
     keys = image_keys(jax.random.key(0), jnp.arange(count))
     x = path.sigma(now) * draw_noise(keys, oracle.SHAPE)
-    problem = Problem(path, denoise, jnp.array([now, now, 0.0]), keys)
+    problem = Problem(path, denoise, jnp.array([now, now, 0.0]), keys, amount)
     samplers.churn(problem, jnp.array(index), x, x, **how)
     return np.asarray(asked[0][0]), float(asked[0][1])
 

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -13,6 +14,7 @@ import pytest
 from jax.sharding import NamedSharding
 
 from ..ema import exponent
+from ..generate import balanced_labels
 from ..images.augment import CONDITIONS
 from ..images.shards import Latents
 from ..objectives import OBJECTIVES
@@ -25,6 +27,16 @@ from .tiny import CONFIG, changed
 GOLDEN = Path(__file__).resolve().parent / "golden"
 MESHES = {"data": (8, 1, 1), "fsdp": (1, 8, 1), "mixed": (2, 2, 2)}
 KIND = Kind((8, 8, 1), 10, 256)
+
+
+def test_only_classes_that_were_trained_are_drawn() -> None:
+    kind = replace(KIND, classes=4, empty=(0, 2))
+    labels = balanced_labels(make_learner(CONFIG, kind), 5)
+    assert labels.tolist() == [1, 3, 1, 3, 1]
+    unconditional = changed(CONFIG, data={"conditional": False})
+    assert balanced_labels(make_learner(unconditional, kind), 3).tolist() == [0, 0, 0]
+
+
 CLOSE = dict(rtol=0, atol=1e-4)  # of parameters: sums in another order, Adam's first steps
 
 
@@ -166,7 +178,7 @@ def test_dequantized_images_fill_their_levels_and_augmented_ones_are_told() -> N
 
 def test_latents_are_scaled() -> None:
     latents = Latents((2, 2, 3), (1.0, 2.0, 3.0), (0.5, 1.0, 2.0), ())
-    kind = Kind((2, 2, 3), 10, 256, latents)
+    kind = Kind((2, 2, 3), 10, 256, latents=latents)
     learner = make_learner(changed(CONFIG, model={"patch": 2}), kind)
     stored = np.random.default_rng(0).normal((1, 2, 3), (0.5, 1, 2), (2, 8, 2, 2, 3))
     batch = {

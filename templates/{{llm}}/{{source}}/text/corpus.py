@@ -4,7 +4,6 @@ Streams them. Knows no tokens and drops nothing: an unusable document has its `p
 """
 
 import codecs
-import difflib
 import functools
 import glob
 import gzip
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ..errors import UserError
+from ..training.given import has_key, is_run, near, spelled
 from .settings import TextConfig
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
@@ -130,24 +130,9 @@ def _find(given: str, config: TextConfig) -> dict[Path, str]:
         raise UserError(
             got=f"data path {given!r}{why}",
             expected=f"a file, folder or glob of {' '.join(SUFFIXES)}",
-            do=f"correct --data.paths; {_near(path)}",
+            do=f"correct --data.paths; {near(path)}",
         )
-    return {p: _name(p.relative_to(path).as_posix() if root == path else p.name) for p in files}
-
-
-def _name(file: str) -> str:
-    """A file's name as text: bytes of it that are not UTF-8 are spelled out."""
-    return os.fsencode(file).decode(errors="backslashreplace")
-
-
-def _near(path: Path) -> str:
-    """What stands where the first missing part of a path was looked for."""
-    folder = path if os.path.isdir(path) else path.parent
-    while not os.path.isdir(folder):
-        path, folder = folder, folder.parent
-    names = sorted(_name(n) for n in os.listdir(folder) if not n.startswith("."))
-    near = difflib.get_close_matches(path.name, names, cutoff=0.4) or names[:3]
-    return f"{folder} has {', '.join(near) or 'nothing'}"
+    return {p: spelled(p.relative_to(path) if root == path else p.name) for p in files}
 
 
 def _is_in_a_loop(folder: Path, root: Path) -> bool:
@@ -165,16 +150,9 @@ def _is_written_here(folder: Path, root: Path, prepared_dir: Path) -> bool:
     above = [f for f in (folder, *folder.parents) if f.is_relative_to(root)]
     return (
         folder == prepared_dir
-        or _has_key(folder / "manifest.json", "tokenizer_sha256")
-        or any(_has_key(f / "config.json", "identity") for f in above)
+        or has_key(folder / "manifest.json", "tokenizer_sha256")
+        or any(map(is_run, above))
     )
-
-
-def _has_key(path: Path, key: str) -> bool:
-    try:
-        return key in json.loads(path.read_bytes())
-    except (OSError, RecursionError, TypeError, ValueError):
-        return False
 
 
 def _read(path: Path, name: str, config: TextConfig, lone: bool) -> Iterator[Piece]:

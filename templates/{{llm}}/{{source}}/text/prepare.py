@@ -20,12 +20,13 @@ from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 from ..errors import UserError
 from ..records import store
 from ..records.mirror import local
-from ..training.prepared import prepare_once
+from ..training.given import Counts, tell_left_out
+from ..training.prepared import MANIFEST, prepare_once, put, write_manifest
 from .corpus import Document, SplitName, find_files, is_chosen
 from .settings import TextConfig
 from .shards import Manifest, Shard, open_tokenizer, read_manifest
 from .tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer, train_bpe
-from .usable import LeftOut, check_usable, read_usable, tell
+from .usable import check_usable, read_usable
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def _prepare(
                 dtype="uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32",
                 python=platform.python_version(),
             )
-            _write_manifest(folder, manifest)
+            write_manifest(folder, manifest)
         return _write_shards(config, manifest, tokenizer, begin("tokenize"))
 
 
@@ -95,7 +96,8 @@ def describe(manifest: Manifest) -> str:
 
 def left_out(manifest: Manifest) -> str:
     """How many documents were left out, why, and the names of the first, in one line."""
-    return tell(manifest.unusable, sum(shard.documents for shard in manifest.shards))
+    used = sum(shard.documents for shard in manifest.shards)
+    return tell_left_out(manifest.unusable, used, "documents")
 
 
 def _request(config: TextConfig) -> tuple[dict[str, Any], UserError | None]:
@@ -131,7 +133,7 @@ def _make_tokenizer(config: TextConfig, share: float, begin: Callable[[str], Adv
 
 
 def _bpe_texts(config: TextConfig, share: float, advance: Advance) -> Iterator[str]:
-    skipped: LeftOut = {}
+    skipped: Counts = {}
     used = Counter[SplitName]()
     for document in read_usable(config, skipped):
         advance(document.disk_bytes)
@@ -147,7 +149,7 @@ def _write_shards(
     folder, corpus = local(config.prepared_dir), hashlib.sha256()
     done = {shard.source_sha256: shard for shard in manifest.shards}
     shards: list[Shard] = []
-    skipped: LeftOut = {}
+    skipped: Counts = {}
     used = Counter[SplitName]()
     for split, documents in _gather(config, corpus, skipped):
         used[split] += len(documents)
@@ -159,12 +161,12 @@ def _write_shards(
             written = _write_shard(folder / name, documents, tokenizer, manifest.dtype, advance)
             done[source] = Shard(split=split, source_sha256=source, **written)
             manifest = dataclasses.replace(manifest, shards=tuple(done.values()))
-            _write_manifest(folder, manifest)
+            write_manifest(folder, manifest)
         shards.append(done[source])
     try:
         check_usable(config, used, skipped)
     except UserError:  # nothing stays: the manifest would refuse other settings
-        for name in ("manifest.json", *(name for shard in done.values() for name in shard.files)):
+        for name in (MANIFEST, *(name for shard in done.values() for name in shard.files)):
             store.remove(folder / name)
         raise
     manifest = dataclasses.replace(
@@ -174,12 +176,12 @@ def _write_shards(
         corpus_sha256=corpus.hexdigest(),
         unusable=skipped,
     )
-    _write_manifest(folder, manifest)
+    write_manifest(folder, manifest)
     return manifest
 
 
 def _gather(
-    config: TextConfig, corpus: Any, skipped: LeftOut
+    config: TextConfig, corpus: Any, skipped: Counts
 ) -> Iterator[tuple[SplitName, list[Document]]]:
     """Usable documents of a split, about SHARD_BYTES of text at a time; the others are counted."""
     waiting: dict[SplitName, list[Document]] = {"train": [], "heldout": []}
@@ -220,18 +222,5 @@ def _write_shard(
         "documents": len(documents),
         "text_bytes": sum(map(len, texts)),
         "lossless": lossless,
-        "files": {stem.name + end: _write(Path(f"{stem}{end}"), files[end]) for end in files},
+        "files": {stem.name + end: put(Path(f"{stem}{end}"), files[end]) for end in files},
     }
-
-
-def _write_manifest(folder: Path, manifest: Manifest) -> None:
-    store.write_json(folder / "manifest.json", dataclasses.asdict(manifest))
-
-
-def _write(path: Path, content: bytes | np.ndarray) -> str:
-    """Put a file in place whole or not at all -> its SHA-256."""
-    if isinstance(content, bytes):
-        store.write(path, content)
-    else:
-        store.write(path, lambda file: np.save(file, content))
-    return store.sha256(path)

@@ -15,10 +15,10 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int
 
-from ..errors import UserError
 from ..records import store
 from ..records.mirror import local
-from ..training.prepared import check_files, map_array
+from ..training.given import Counts
+from ..training.prepared import MANIFEST, check_complete, check_files, map_array, parse
 from .corpus import SplitName
 from .tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer
 
@@ -50,8 +50,7 @@ class Manifest:
     python: str  # version; its library is the default corpus
     corpus_sha256: str = ""  # of names and texts
     complete: bool = False
-    # Problem -> [how many documents were left out for it, the names of the first].
-    unusable: dict[str, list[Any]] = field(default_factory=dict)
+    unusable: Counts = field(default_factory=dict)  # documents that were left out
     shards: tuple[Shard, ...] = ()
     format: int = FORMAT
 
@@ -99,29 +98,17 @@ class Split:
 
 def read_manifest(folder: str | Path) -> Manifest:
     """The manifest of a prepared folder, complete or not."""
-    path = local(str(folder)) / "manifest.json"
-    try:
-        plain = store.read_json(path)
-        if plain["format"] != FORMAT:
-            raise ValueError(f"format {plain['format']}")
+
+    def make(plain: dict[str, Any]) -> Manifest:
         return Manifest(**plain | {"shards": tuple(Shard(**shard) for shard in plain["shards"])})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            got=f"{path}: {error}",
-            expected=f"a manifest of format {FORMAT}",
-            do="run `prepare` with another --data.prepared-dir; every host must see its files",
-        ) from error
+
+    return parse(folder, FORMAT, make)
 
 
 def open_split(folder: str | Path, split: SplitName) -> Split:
     """Memory-map a split, once the SHA-256 of each file is that of the manifest."""
     folder, manifest = local(str(folder)), read_manifest(folder)
-    if not manifest.complete:
-        raise UserError(
-            got=f"{folder}, where `prepare` was stopped after {len(manifest.shards)} shards",
-            expected="all shards",
-            do="run `prepare` with the same --data settings; it goes on where it stopped",
-        )
+    check_complete(folder, manifest, len(manifest.shards))
     shards = tuple(shard for shard in manifest.shards if shard.split == split)
     files = {folder / name: sha256 for shard in shards for name, sha256 in shard.files.items()}
     check_files(files)
@@ -150,7 +137,7 @@ def open_tokenizer(folder: str | Path) -> Tokenizer:
 def tokenizer_files(folder: str | Path) -> dict[str, bytes]:
     """Name -> content of what `open_tokenizer` reads: a prepared folder without its shards."""
     manifest = replace(read_manifest(folder), complete=False, shards=())
-    files = {"manifest.json": json.dumps(asdict(manifest), indent=1).encode()}
+    files = {MANIFEST: json.dumps(asdict(manifest), indent=1).encode()}
     if store.exists(path := local(str(folder)) / "tokenizer.json"):
         files[path.name] = store.read(path)
     return files

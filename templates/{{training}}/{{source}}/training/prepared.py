@@ -8,15 +8,16 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 
 from ..errors import UserError
 from ..records import store
-from ..records.mirror import Mirror
+from ..records.mirror import Mirror, local
 from ..records.summary import facts
 
 log = logging.getLogger(__name__)
@@ -83,9 +84,7 @@ def prepare_once[M: Prepared](
                 copy.fetch()
         found = _find(folder, request, missing, read)
         if not (found and found.complete):
-            for name in store.names(folder):
-                if name.endswith(store.PART):  # a killed process left it: another holds the lock
-                    store.remove(folder / name)
+            store.remove_parts(folder)
             found = make(found)
         copy.send(last=MANIFEST)
         return found
@@ -125,6 +124,50 @@ def places(run_dir: Path, given: str, needed: Sequence[str] = ("",)) -> list[Pat
     near = copy.local.absolute() if copy.is_remote else Path(given)
     found = [*(folder / near for folder in (*run_dir.absolute().parents, Path())), Path(had)]
     return [place for place in dict.fromkeys(found) if place.is_dir()]
+
+
+def parse[M](folder: str | Path, form: int, make: Callable[[dict[str, Any]], M]) -> M:
+    """The manifest of a folder, complete or not: what `make` makes of it. form: its `format`."""
+    path = local(str(folder)) / MANIFEST
+    try:
+        plain = store.read_json(path)
+        if plain["format"] != form:
+            raise ValueError(f"format {plain['format']}")
+        return make(plain)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            got=f"{path}: {error}",
+            expected=f"a manifest of this kind of data, of format {form}",
+            do="run `prepare` with another --data.prepared-dir; every host must see its files",
+        ) from error
+
+
+def check_complete(folder: Path, manifest: Prepared, shards: int) -> None:
+    """Raise UserError where the preparation of a folder was stopped, after some shards."""
+    if not manifest.complete:
+        raise UserError(
+            got=f"{folder}, where `prepare` was stopped after {shards} shards",
+            expected="all shards",
+            do="run `prepare` with the same --data settings; it goes on where it stopped",
+        )
+
+
+def write_manifest(folder: Path, manifest: Any) -> None:
+    """Make the files that a manifest, a dataclass, names count."""
+    store.write_json(folder / MANIFEST, asdict(manifest))
+
+
+def put(path: Path, content: bytes | np.ndarray) -> str:
+    """Put a file in place, whole or not at all -> its SHA-256."""
+
+    def fill(file: BinaryIO) -> None:
+        if isinstance(content, bytes):
+            file.write(content)
+        else:
+            np.save(file, content)
+
+    store.write(path, fill)
+    return store.sha256(path)
 
 
 def check_files(files: Mapping[Path, str]) -> None:

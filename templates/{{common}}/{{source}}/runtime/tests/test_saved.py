@@ -10,10 +10,14 @@ import pytest
 
 from ...errors import UserError
 from ...run_config import MeshConfig
-from ..saved import find_saved, mesh_that_fits, saved_steps
+from ..saved import all_saved, find_saved, mesh_that_fits
 from .test_checkpoint import flip, largest
 from .test_loop import config_of, go
 from .workloads import SamplerConfig, sampler
+
+
+def steps_of(folder: Path) -> list[int]:
+    return [saved.step for saved in all_saved(folder, SamplerConfig())]
 
 
 def test_the_newest_sound_checkpoint_is_found_and_loaded(tmp_path: Path) -> None:
@@ -37,9 +41,9 @@ def test_the_newest_sound_checkpoint_is_found_and_loaded(tmp_path: Path) -> None
 def test_a_step_is_found_and_a_missing_or_damaged_one_is_refused_with_those_there(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert saved_steps(tmp_path) == []
+    assert steps_of(tmp_path) == []
     go(config_of(tmp_path, 20, save_every_steps=1, keep_checkpoints=0))  # more than a restore needs
-    assert saved_steps(tmp_path) == list(range(1, 21))
+    assert steps_of(tmp_path) == list(range(1, 21))
     workload, mesh = sampler(SamplerConfig()), mesh_that_fits(MeshConfig())
     abstract = jax.eval_shape(workload.init, jax.random.key(0))
     bare = {name: abstract[name] for name in ("at", "step")}
@@ -57,7 +61,7 @@ def test_a_step_is_found_and_a_missing_or_damaged_one_is_refused_with_those_ther
         with pytest.raises(UserError, match=said):
             find_saved(tmp_path, SamplerConfig(), step)
     assert "00000013 is damaged" in caplog.text
-    assert saved_steps(tmp_path) == [1]
+    assert steps_of(tmp_path) == [1]
     shutil.rmtree(tmp_path / "checkpoints" / "00000001")
     with pytest.raises(UserError, match="without a checkpoint"):
         find_saved(tmp_path, SamplerConfig(), 13)

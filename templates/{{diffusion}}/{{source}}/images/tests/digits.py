@@ -9,6 +9,7 @@ from sklearn.datasets import load_digits
 
 from ..features import Classifier, train_classifier
 from ..metrics import Reference, gaussian_samples, make_reference
+from ..pixels import to_pixels
 
 LEVELS = 17
 COUNT = 180  # images of a planted set
@@ -48,7 +49,20 @@ def classifier() -> Classifier:
 def reference() -> Reference:
     """Half of the held-out digits; the other half takes the place of perfect samples."""
     data = load()
-    return make_reference(data.train, data.train_labels, data.heldout[:COUNT], classifier(), LEVELS)
+    return refer(data.train, data.train_labels, data.heldout[:COUNT], classifier(), LEVELS)
+
+
+def refer(
+    train: np.ndarray,
+    labels: np.ndarray | None,
+    heldout: np.ndarray,
+    classifier: Classifier,
+    levels: int,
+    searched: np.ndarray | None = None,
+) -> Reference:
+    """A reference whose copies are looked for in `searched`, or in all of `train`."""
+    pixels = np.asarray(to_pixels(train if searched is None else searched, levels))
+    return make_reference(train, labels, heldout, classifier, levels, pixels)
 
 
 def perfect() -> Planted:

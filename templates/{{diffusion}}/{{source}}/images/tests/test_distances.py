@@ -119,11 +119,11 @@ def test_nearest() -> None:
 
 
 def test_memorisation_is_a_ratio_of_medians() -> None:
-    heldout = np.array([[1.0], [2.0], [9.0]])
-    assert memorisation(np.array([[0.5], [1.0], [70.0]]), heldout) == pytest.approx(0.5, rel=1e-4)
-    assert memorisation(np.zeros((3, 1)), heldout) < 1e-4
-    assert memorisation(np.zeros((3, 1)), np.zeros((2, 1))) == 1
-    assert np.isfinite(memorisation(heldout, np.zeros((2, 1))))
+    heldout = np.array([1.0, 2.0, 9.0])
+    assert memorisation(np.array([0.5, 1.0, 70.0]), heldout) == pytest.approx(0.5, rel=1e-4)
+    assert memorisation(np.zeros(3), heldout) < 1e-4
+    assert memorisation(np.zeros(3), np.zeros(2)) == 1
+    assert np.isfinite(memorisation(heldout, np.zeros(2)))
 
 
 def test_precision_and_recall_by_hand() -> None:

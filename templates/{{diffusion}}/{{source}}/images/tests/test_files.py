@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from ...errors import UserError
+from ...training.given import tell
 from ..files import find_files
 from ..settings import ImageConfig
 from ..sources import identify
-from ..usable import tell
 from .test_sources import png, write_folder
 
 

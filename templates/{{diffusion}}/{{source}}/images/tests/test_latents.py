@@ -126,17 +126,17 @@ def test_a_kill_loses_at_most_a_shard_of_latents(
     module.PCA.noise = 0.1
     prepare(replace(config, prepared_dir=config.prepared_dir + "0"), show=False)
     expected = files_of(replace(config, prepared_dir=config.prepared_dir + "0"))
-    put, left = latents_module.put, 3
+    add, left = latents_module.add, 3
 
-    def limited_put(*args: object) -> None:
+    def limited_add(*args: object) -> None:
         nonlocal left
         if left == 0:
             raise KilledError
         left -= 1
-        put(*args)
+        add(*args)
 
     with monkeypatch.context() as killing:
-        killing.setattr(latents_module, "put", limited_put)
+        killing.setattr(latents_module, "add", limited_add)
         with pytest.raises(KilledError):
             prepare(config, show=False)
     with pytest.raises(UserError, match="goes on where it stopped"):

@@ -12,7 +12,6 @@ from ..features import train_classifier
 from ..metrics import (
     compare,
     gaussian_samples,
-    make_reference,
     mixture_bits_per_dim,
     panel,
 )
@@ -30,6 +29,7 @@ from .digits import (
     noise,
     one_class,
     perfect,
+    refer,
     reference,
 )
 
@@ -178,9 +178,13 @@ def test_labels() -> None:
 def test_copies_are_found_in_all_training_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "MAX_IMAGES", 40)
     data, classifier = digits.load(), digits.classifier()
-    small = make_reference(data.train, data.train_labels, data.heldout, classifier, 17)
-    assert len(small.train_features) == len(small.heldout_features) == len(small.heldout) == 40
-    assert panel(*copies(), small)["memorisation"] < 0.01
+    few = data.train[:40], data.train_labels[:40]
+    for known, pixels in (((data.train, data.train_labels), None), (few, data.train)):
+        small = refer(*known, data.heldout, classifier, 17, pixels)
+        assert len(small.train_features) == len(small.heldout_features) == len(small.heldout) == 40
+        assert panel(*copies(), small)["memorisation"] < 0.01
+    blind = refer(*few, data.heldout, classifier, 17)
+    assert panel(*copies(), blind)["memorisation"] > 0.8
 
 
 @pytest.mark.parametrize(("train", "size"), [(1437, COUNT), (60, 60)])
@@ -195,7 +199,7 @@ def test_compare_takes_equal_counts(train: int, size: int, monkeypatch: pytest.M
 
     monkeypatch.setattr(metrics, "panel", watched)
     known, labels = data.train[:train], data.train_labels[:train]
-    few = make_reference(known, labels, data.heldout[:60], digits.classifier(), digits.LEVELS)
+    few = refer(known, labels, data.heldout[:60], digits.classifier(), digits.LEVELS)
     beats: list[int] = []
     found = compare(*noise(), few, lambda: beats.append(1))
     assert list(found) == ["samples", "floor", "baseline"]
@@ -210,7 +214,7 @@ def test_compare_takes_equal_counts(train: int, size: int, monkeypatch: pytest.M
 
 def test_compare_without_labels() -> None:
     data = digits.load()
-    few = make_reference(data.train[:300], None, data.heldout[:60], digits.classifier(), 17)
+    few = refer(data.train[:300], None, data.heldout[:60], digits.classifier(), 17)
     found = compare(digits.uniform(300), None, few)
     assert "class_agreement" not in found["samples"]
     assert "class_agreement" not in found["baseline"]
@@ -232,7 +236,7 @@ def test_small_sets_have_finite_figures(kind: str, train: int, heldout: int) -> 
 
     known, labels = images(train), np.zeros(train, np.int32)
     classifier = train_classifier(known, labels, 1, steps=1)  # one class
-    reference = make_reference(known, labels, images(heldout), classifier, 256)
+    reference = refer(known, labels, images(heldout), classifier, 256)
     for figures in compare(images(5), np.zeros(5, np.int32), reference).values():
         assert all(math.isfinite(figure) for figure in figures.values())
         assert all(isinstance(figure, float) for figure in figures.values())
@@ -247,7 +251,7 @@ def test_small_sets_have_finite_figures(kind: str, train: int, heldout: int) -> 
 def test_refusals() -> None:
     data, classifier = digits.load(), digits.classifier()
     with pytest.raises(UserError, match="heldout: 1 images, 0 of them"):
-        make_reference(data.train, None, data.heldout[:1], classifier, 17)
+        refer(data.train, None, data.heldout[:1], classifier, 17)
     with pytest.raises(UserError, match="train: 0 images"):
         mixture_bits_per_dim(data.train[:0], data.heldout, 17)
     with pytest.raises(UserError, match="samples: 1 images"):

@@ -181,7 +181,8 @@ def test_a_missing_package_is_named(
 ) -> None:
     for name in (package, f"{package}.data"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(UserError, match=rf"(?s){source}.*uv add {package}"):
+    where = {"mnist": "--group benchmark", "hf:a/b": "--extra hf"}[source]
+    with pytest.raises(UserError, match=rf"(?s){source}.*{package}.*uv sync {where}`"):
         read(source)
 
 

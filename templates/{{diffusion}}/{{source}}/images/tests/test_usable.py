@@ -1,6 +1,7 @@
 """What cannot be used is counted, named, and refused where it is more than a share."""
 
 import contextlib
+import errno
 import os
 import shutil
 from dataclasses import replace
@@ -11,10 +12,9 @@ import pytest
 from PIL import Image
 
 from ...errors import UserError
-from ..prepare import prepare
+from ..prepare import check_usable, prepare
 from ..settings import DataConfig, ImageConfig
-from ..shards import describe
-from ..usable import check_usable
+from ..shards import describe, read_manifest
 from .prepared import in_both
 
 # What is in the folder beside sixty pictures of 6 x 5, in three classes -> words of the report.
@@ -40,6 +40,7 @@ def test_unusable_pictures_are_counted_named_and_refused(config: DataConfig, cas
         (Path(config.source) / name).write_bytes(content)
     manifest = prepare(replace(config, max_unusable_fraction=0.1), show=False)
     assert words in describe(manifest)
+    assert all(len(names) <= 5 for _, names in manifest.unusable.values())  # it stays small
     assert manifest.examples == 60 + (0 if case == "other" else len(beside))
     assert sum(manifest.images.values()) == 60
     # What was prepared once is opened without a word: its runs go on.
@@ -64,6 +65,37 @@ def test_what_is_done_to_pictures_is_said(config: DataConfig) -> None:
     names = "(axe/00.png, axe/03.png, axe/06.png, axe/09.png, axe/12.png, ...)"
     expected = f"changed: grey to colour: 60 {names}; enlarged: 60 {names}"
     assert expected in describe(manifest)
+
+
+@pytest.mark.parametrize(("code", "stays"), [(errno.EIO, True), (errno.EACCES, False)])
+def test_a_disk_that_is_away_costs_nothing_that_is_done(
+    config: DataConfig, monkeypatch: pytest.MonkeyPatch, code: int, stays: bool
+) -> None:
+    random = np.random.default_rng(1)
+    for name in "ab":
+        np.save(Path(config.source) / f"{name}.npy", random.integers(0, 256, (30, 6, 5), np.uint8))
+    for picture in Path(config.source).rglob("*.png"):
+        picture.unlink()
+    settings, load = replace(config, label_field=""), np.load
+
+    def away(path: Path, **options: object) -> np.ndarray:
+        if Path(path).name == "b.npy":
+            raise OSError(code, os.strerror(code))
+        return load(path, **options)
+
+    with monkeypatch.context() as context:
+        context.setattr(np, "load", away)
+        with pytest.raises(UserError, match=rf"b\.npy.*{os.strerror(code)}"):
+            prepare(settings, show=False)
+    if not stays:  # the file is to be replaced, and the folder then would be that of other files
+        assert os.listdir(config.prepared_dir) == [".lock"]
+        return
+    kept = read_manifest(config.prepared_dir)
+    assert 0 < kept.examples <= 30
+    assert not kept.complete
+    whole = prepare(settings, show=False)
+    assert set(kept.files.items()) <= set(whole.files.items())
+    assert sum(whole.images.values()) == 60
 
 
 def test_images_of_two_sizes_are_refused_with_both(config: DataConfig) -> None:
@@ -94,6 +126,8 @@ def test_classes_are_counted(tmp_path: Path, labels: list | None, classes: int) 
     config = DataConfig(source=str(tmp_path / "a.npz"), prepared_dir=str(tmp_path / "prepared"))
     manifest = prepare(replace(config, heldout_fraction=0.5), show=False)
     assert manifest.classes == classes
+    assert manifest.empty == ((0, 1, 2) if classes == 4 else ())
+    assert ("classes without images: 0, 1, 2" in describe(manifest)) == (classes == 4)
     assert manifest.class_names == (["b", "a"] if classes == 2 else [])
     assert f"{classes or 'no'} classes" in describe(manifest)
     expected = dict(zip(map(np.ndarray.tobytes, images), labels or [0] * 9, strict=True))
