@@ -74,15 +74,18 @@ def make_sampler(
 def init_state(sampler: Sampler, key: Array) -> State:
     """First state: each chain begins at a point of its own, uniform in [-2, 2] unconstrained."""
 
-    def begin(key: Array, columns: Columns) -> Chain:
-        state = sampler.kernel.init(key, sampler.config.warmup, None, (), columns)
-        return dict(zip(sampler.names, jax.tree.leaves(state), strict=True))
-
-    chain = _spread(sampler, begin, jax.random.split(key, sampler.chains), sampler.columns)
+    begin, keys = partial(begin_chain, sampler), jax.random.split(key, sampler.chains)
+    chain = spread(sampler, begin, keys, sampler.columns)
     sums = jnp.zeros((sampler.chains, _flat(chain).shape[1]))
     counts = jnp.zeros((sampler.chains,), jnp.int32)
     running = {"mean": sums, "within": sums, "between": sums, "divergences": counts}
     return {"step": jnp.zeros((), jnp.int32), "chain": chain, "running": running}
+
+
+def begin_chain(sampler: Sampler, key: Array, columns: Columns) -> Chain:
+    """A chain that has drawn nothing."""
+    state = sampler.kernel.init(key, sampler.config.warmup, None, (), columns)
+    return dict(zip(sampler.names, jax.tree.leaves(state), strict=True))
 
 
 def state_specs(state: State) -> Any:
@@ -93,7 +96,7 @@ def state_specs(state: State) -> Any:
 
 def sample_step(sampler: Sampler, state: State, columns: Columns) -> tuple[State, Metrics, Outputs]:
     """A chunk of draws of every chain; what chains have in common is computed after it."""
-    chain, outputs, chunk = _spread(sampler, partial(_chunk, sampler), state["chain"], columns)
+    chain, outputs, chunk = spread(sampler, partial(next_chunk, sampler), state["chain"], columns)
     warmup_steps = sampler.config.warmup // sampler.config.chunk
     # Counts restart when warm-up ends.
     chunks = jnp.where(state["step"] < warmup_steps, state["step"], state["step"] - warmup_steps)
@@ -131,7 +134,7 @@ def agreement(
     return rhat.max(), (chains * chunks * ratio).min()
 
 
-def _chunk(sampler: Sampler, chain: Chain, columns: Columns) -> tuple[Chain, Outputs, Any]:
+def next_chunk(sampler: Sampler, chain: Chain, columns: Columns) -> tuple[Chain, Outputs, Any]:
     """The next draws of one chain: its state, draws and statistics, and sums over the chunk."""
     kernel, config = sampler.kernel, sampler.config
 
@@ -174,7 +177,7 @@ def _running(old: dict[str, Array], new: Any, chunks: Array, chunk: int) -> dict
     }
 
 
-def _spread(sampler: Sampler, one: Callable[..., Any], chains: Any, columns: Columns) -> Any:
+def spread(sampler: Sampler, one: Callable[..., Any], chains: Any, columns: Columns) -> Any:
     """`one(chain, columns)` of every chain, each on its device."""
 
     def on_device(chains: Any, columns: Columns) -> Any:

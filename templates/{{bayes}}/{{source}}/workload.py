@@ -32,9 +32,7 @@ ROWS_SHOWN = 40  # of the report's table
 
 def make_workload(config: Config, mesh: Mesh) -> Workload:
     """The fit of a model to a table: the user's, or the example of the model."""
-    model = models.load(config.model.name)
-    path = config.data.path
-    prepared = prepare(read_table(path) if path else model.example(), model.COLUMNS, config.data)
+    model, prepared = read_data(config)
     sampler = _sampler(config, model, prepared, mesh)
     if not _begun_with(config):
         check_start(sampler, config.run.seed)
@@ -87,11 +85,18 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
         sink=sink,
         identity={
             "table_sha256": prepared.sha256,
-            "model_sha256": _code_sha256(Path(str(model.__file__))),
+            "model_sha256": code_sha256(model),
             "nuts.chains": sampler.chains,
             "nuts.layout": "vmap" if sampler.together else "map",
         },
     )
+
+
+def read_data(config: Config) -> tuple[Any, Prepared]:
+    """The module of the model, and the table for it."""
+    model, path = models.load(config.model.name), config.data.path
+    table = read_table(path) if path else model.example()
+    return model, prepare(table, model.COLUMNS, config.data)
 
 
 def make_dry_workload(config: Config, mesh: Mesh) -> Workload:
@@ -195,9 +200,9 @@ def _sections(verdict: Verdict) -> dict[str, Section]:
     return {"Verdict": verdict.words(), "Parameters, the least agreed on first": shown}
 
 
-def _code_sha256(file: Path) -> str:
+def code_sha256(model: Any) -> str:
     """Of a model's code: `records.provenance` finds no module that is imported by its name."""
-    tree = ast.parse(file.read_bytes())
+    tree = ast.parse(Path(str(model.__file__)).read_bytes())
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):

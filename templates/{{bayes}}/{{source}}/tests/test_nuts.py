@@ -15,7 +15,7 @@ import pytest
 from ..config import Config
 from ..errors import UserError
 from ..models import eight_schools, load, names
-from ..nuts import _chunk, _spread, agreement, axes_of, check_start, init_state, state_specs
+from ..nuts import agreement, axes_of, check_start, init_state, next_chunk, spread, state_specs
 from ..posterior.settings import DataConfig
 from ..posterior.table import prepare
 from ..run_config import RunConfig
@@ -122,7 +122,7 @@ def test_no_collective_inside_the_draws(layout: str) -> None:
         abstract, shardings = abstract_state(workload, 0, sampler.mesh)
 
         def draws(chain, columns):
-            return _spread(sampler, lambda *args: _chunk(sampler, *args), chain, columns)
+            return spread(sampler, lambda *args: next_chunk(sampler, *args), chain, columns)
 
         columns = placed(sampler)
         alone = jax.jit(draws).lower(abstract["chain"], columns).compile().as_text()
