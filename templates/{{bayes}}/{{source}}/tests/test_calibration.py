@@ -52,7 +52,7 @@ def test_the_right_model_passes_and_wrong_ones_do_not() -> None:
     right = judge_ranks(ranks)
     assert right.simulations == 200
     assert {*right.curves} == {"mu", "log_likelihood"}
-    assert all(0 <= r.min() and r.max() < RANKS for r in ranks.values())
+    assert all(r.min() >= 0 and r.max() < RANKS for r in ranks.values())
     assert not right.failed, right.words()
     assert "uniform" in right.words()
     for sd in (1.0, 4.0):  # too narrow, too wide
