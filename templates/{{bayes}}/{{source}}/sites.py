@@ -46,12 +46,15 @@ def axes_of(
     }
 
 
-def bound_to_rows(
-    model: Callable[..., None], columns: Columns, sizes: Mapping[str, int]
-) -> list[str]:
+def latent(sites: Mapping[str, Any]) -> list[Any]:
+    """Those that are sampled and not observed."""
+    return [s for s in sites.values() if s["type"] == "sample" and not s["is_observed"]]
+
+
+def bound_to_rows(sites: Mapping[str, Any]) -> list[str]:
     """Why a part of the rows, scaled up, does not stand for all of them; nothing where it does."""
     found = []
-    for name, site in sites_of(model, columns, sizes).items():
+    for name, site in sites.items():
         if site["type"] == "sample":
             in_row = any(frame.name == "row" for frame in site["cond_indep_stack"])
             if site["is_observed"] and not in_row:

@@ -29,7 +29,7 @@ from numpyro.primitives import Messenger
 from .config import SviConfig
 from .contract import Metrics, Outputs, State
 from .errors import UserError
-from .sites import Columns, bound_to_rows, refuse_start
+from .sites import Columns, bound_to_rows, latent, refuse_start, sites_of
 
 type Batch = tuple[dict[str, Array], Array]
 """Columns and the weights of their rows: (update, row, …), with one update for the whole table."""
@@ -39,7 +39,7 @@ GUIDES: dict[str, Callable[..., autoguide.AutoGuide]] = {
     "multivariate": autoguide.AutoMultivariateNormal,
     "low_rank": autoguide.AutoLowRankMultivariateNormal,
     "laplace": autoguide.AutoLaplaceApproximation,
-    "flow": autoguide.AutoBNAFNormal,
+    "flow": autoguide.AutoIAFNormal,
 }
 LAST_RATE = 0.01  # of the learning rate, at the end of a run
 FIRST_ROWS = 1000  # that the first state is made with
@@ -94,13 +94,20 @@ def make_fit(
     mesh: Mesh,
 ) -> Fit:
     """Build the static parts. Minibatches of a model whose rows cannot be split are refused."""
-    bound = bound_to_rows(model, columns, sizes)
+    sites = sites_of(model, columns, sizes)
+    bound = bound_to_rows(sites)
     if bound and 0 < config.batch_rows < sizes["row"]:
         raise UserError(
             got=f"--svi.batch-rows {config.batch_rows}, where {', '.join(bound)}",
             expected="a model whose rows are independent given what is sampled: all that is "
             "observed, and nothing else, in the plate row",
             do="leave --svi.batch-rows out, or change the model",
+        )
+    if config.guide == "flow" and sum(site["value"].size for site in latent(sites)) < 2:
+        raise UserError(
+            got="--svi.guide flow for a model with one parameter",
+            expected="two or more, since a flow makes one depend on others",
+            do="choose another --svi.guide",
         )
 
     def weighted(columns: Columns, weights: Float[Array, " row"]) -> None:
@@ -189,11 +196,9 @@ def draw_guide(fit: Fit, state: State, table: Batch) -> Outputs:
             "sample_stats/lp": jnp.where(jnp.isnan(log_p), -jnp.inf, log_p),
             "sample_stats/log_weight": log_p - log_q,
         }
-        for name, site in sites.items():
-            if site["type"] == "deterministic" or (
-                site["type"] == "sample" and not site["is_observed"]
-            ):
-                outputs[f"posterior/{name}"] = _without_filling(fit, site)
+        named = [site for site in sites.values() if site["type"] == "deterministic"]
+        for site in (*latent(sites), *named):
+            outputs[f"posterior/{site['name']}"] = _without_filling(fit, site)
         return outputs
 
     key = jax.random.fold_in(state["key"], state["step"] * fit.config.chunk)
@@ -206,22 +211,13 @@ def check_start(fit: Fit) -> None:
     """Refuse a model whose ELBO is not finite where the guide begins; name the sites."""
     key = jax.random.key(fit.seed)
 
-    def loss() -> Array:
+    def is_finite() -> Array:
         svi, data = _made(fit), _first_rows(fit)
-        return svi.evaluate(svi.init(key, *data), *data)
+        return jnp.isfinite(svi.evaluate(svi.init(key, *data), *data))
 
-    try:
-        is_finite = jnp.isfinite(jax.jit(loss)())
-    except ValueError as error:  # of a flow in one dimension
-        raise UserError(
-            got=f"--svi.guide {fit.config.guide}: {error}",
-            expected="a guide for this model",
-            do="choose another --svi.guide",
-        ) from error
-    if not is_finite:
+    if not jax.jit(is_finite)():
         columns, weights = _first_rows(fit)
-        flat = lambda **columns: fit.model(columns, weights)  # noqa: E731
-        raise refuse_start(flat, columns, key)
+        raise refuse_start(lambda **columns: fit.model(columns, weights), columns, key)
 
 
 def point_of_guide(model: Callable[..., None], key: Array, columns: Columns) -> dict[str, Array]:
@@ -234,12 +230,8 @@ def point_of_guide(model: Callable[..., None], key: Array, columns: Columns) -> 
     begin, draw = jax.random.split(key)
     fitted = svi.run(begin, START_UPDATES, progress_bar=False, stable_update=True, **columns)
     drawn = guide.sample_posterior(draw, fitted.params, **columns)
-    latent = {
-        name: drawn[name]
-        for name, site in guide.prototype_trace.items()
-        if site["type"] == "sample" and not site["is_observed"]
-    }
-    return unconstrain_fn(model, (), dict(columns), latent)
+    found = {site["name"]: drawn[site["name"]] for site in latent(guide.prototype_trace)}
+    return unconstrain_fn(model, (), dict(columns), found)
 
 
 def _made(fit: Fit, key: Array | None = None, batch: Batch | None = None) -> SVI:
@@ -257,10 +249,10 @@ def _update_of(batch: Batch, number: Array | int) -> Any:
     return jax.tree.map(lambda x: x[number % x.shape[0]], batch)
 
 
-def _first_rows(fit: Fit) -> tuple[Columns, Float[np.ndarray, " row"]]:
+def _first_rows(fit: Fit) -> tuple[Columns, Float[Array, " row"]]:
     rows = min(fit.rows, FIRST_ROWS) if fit.splits else fit.rows
-    weights = np.full(rows, fit.rows / rows, np.float32)
-    return {name: column[:rows] for name, column in fit.columns.items()}, weights
+    columns = {name: jnp.asarray(column[:rows]) for name, column in fit.columns.items()}
+    return columns, jnp.full(rows, fit.rows / rows, jnp.float32)
 
 
 @functools.lru_cache(maxsize=2)

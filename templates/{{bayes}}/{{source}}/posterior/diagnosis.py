@@ -18,6 +18,7 @@ from jaxtyping import Float
 
 MOST_RHAT, LEAST_ESS, LEAST_BFMI = 1.01, 400.0, 0.3
 MOST_KHAT, MOST_GAIN = 0.7, 1.0  # of a guide; the gain of its ELBO is in nats
+EQUAL = 1e-3  # log weights that differ by rounding alone
 SHOWN = 3  # parameters that a problem names
 MORE_DRAWS = "draw more: the same command with more --steps goes on"
 REMEDY = {
@@ -91,13 +92,15 @@ def judge_guide(
     `notes`: what `settling` found. A row's `shift` is how far the mean by importance is away.
     """
     smoothed, khat = -np.full(log_weights.size, np.log(log_weights.size)), np.inf
-    if np.isfinite(log_weights).all():
+    if log_weights.std() < EQUAL:
+        khat = 0.0  # of an exact guide, whose weights have no tail
+    elif np.isfinite(log_weights).all():
         # ArviZ takes log likelihoods, whose reciprocals are the weights of leave-one-out.
         smoothed, khat = array_stats.psislw(-log_weights.ravel())
     figures = {
         "khat": float(khat),
         "elbo": float(log_weights.mean()),
-        "elbo_gain": notes.get("elbo_gain", 0.0),
+        "elbo_gain": notes["elbo_gain"],
         "draws": log_weights.size,
     }
     rows = {}
