@@ -41,10 +41,11 @@ GUIDES: dict[str, Callable[..., autoguide.AutoGuide]] = {
     "laplace": autoguide.AutoLaplaceApproximation,
     "flow": autoguide.AutoIAFNormal,
 }
+MEMORY = 0.95  # of Adam for squares of gradients: the first ones may be 10 ** 10 times the others
 LAST_RATE = 0.01  # of the learning rate, at the end of a run
 FIRST_ROWS = 1000  # that the first state is made with
 TOGETHER = 1 << 22  # rows times draws whose density is computed at once
-START_UPDATES, START_RATE = 1000, 0.03  # of a guide that a chain begins at
+START_UPDATES, START_RATE = 2000, 0.1  # of a guide that a chain begins at
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,7 +227,8 @@ def point_of_guide(model: Callable[..., None], key: Array, columns: Columns) -> 
     Guides that begin apart find modes apart, so that R-hat still sees them.
     """
     guide = autoguide.AutoNormal(model)
-    svi = SVI(model, guide, optax.adam(START_RATE), Trace_ELBO())
+    rate = optax.cosine_decay_schedule(START_RATE, START_UPDATES, LAST_RATE)
+    svi = SVI(model, guide, optax.adam(rate, b2=MEMORY), Trace_ELBO())
     begin, draw = jax.random.split(key)
     fitted = svi.run(begin, START_UPDATES, progress_bar=False, stable_update=True, **columns)
     drawn = guide.sample_posterior(draw, fitted.params, **columns)
@@ -239,7 +241,7 @@ def _made(fit: Fit, key: Array | None = None, batch: Batch | None = None) -> SVI
     c = fit.config
     rate = optax.cosine_decay_schedule(c.learning_rate, fit.steps * c.chunk, LAST_RATE)
     guide = GUIDES[c.guide](fit.model, init_loc_fn=init_to_median)
-    svi = SVI(fit.model, guide, optax.adam(rate), Trace_ELBO(num_particles=c.particles))
+    svi = SVI(fit.model, guide, optax.adam(rate, b2=MEMORY), Trace_ELBO(num_particles=c.particles))
     if batch is not None:
         svi.init(key, *_update_of(batch, 0))
     return svi

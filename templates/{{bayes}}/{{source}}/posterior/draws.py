@@ -162,6 +162,6 @@ def read_draws(folder: Path) -> Any:
     """The posterior and its statistics as an ArviZ DataTree, up to the last draw of all chains."""
     tree = xarray.open_datatree(folder, engine="zarr", consolidated=False)
     density = np.asarray(tree[MARK].values)
-    missing = np.isnan(density).all(axis=0)
+    missing = np.isnan(density).any(axis=0)
     count = int(missing.argmax()) if missing.any() else density.shape[1]
     return tree.map_over_datasets(lambda d: d.isel(draw=slice(count)) if "draw" in d.dims else d)
