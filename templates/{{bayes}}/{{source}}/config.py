@@ -34,8 +34,26 @@ class NutsConfig:
     max_tree_depth: int = identity(10)  # of a draw, which takes up to 2 ** this steps
     # Chains that share a device, one after the other or together. auto: map on CPUs.
     layout: Literal["auto", "map", "vmap"] = "auto"
+    # Where chains begin: in [-2, 2] of the unconstrained scale, or at draws of guides fitted there.
+    start: Literal["uniform", "svi"] = identity("uniform")
     # End when bulk and tail ESS of all parameters reach it and R-hat is good; 0 = at --steps.
     target_ess: float = tunable(0.0, least=0)
+
+
+@dataclass(frozen=True)
+class SviConfig:
+    """Stochastic variational inference of NumPyro. A step of the run is `chunk` updates."""
+
+    # Family of densities that is fitted: normal with independent, correlated or a few correlated
+    # directions; normal at the mode; a normalising flow.
+    guide: Literal["normal", "multivariate", "low_rank", "laplace", "flow"] = identity(
+        "multivariate"
+    )
+    chunk: int = identity(100)  # updates a step
+    learning_rate: float = tunable(0.02)  # of Adam; falls to a hundredth until --steps
+    particles: int = tunable(1)  # draws of the guide by which an update estimates the ELBO
+    batch_rows: int = tunable(0, least=0)  # rows an update sees; 0 = all
+    draws: int = identity(4000, least=100)  # of the guide, kept at the end
 
 
 @dataclass(frozen=True)
@@ -48,8 +66,10 @@ class Config:
         )
     )
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    method: Literal["nuts", "svi"] = identity("nuts")  # draws of the posterior, or of a guide
     model: ModelConfig = field(default_factory=ModelConfig)
     nuts: NutsConfig = field(default_factory=NutsConfig)
+    svi: SviConfig = field(default_factory=SviConfig)
     data: DataConfig = field(default_factory=DataConfig)
 
 
@@ -104,4 +124,14 @@ def long() -> Config:
     )
 
 
-PRESETS: dict[str, Callable[[], Config]] = {"demo": demo, "long": long}
+def svi() -> Config:
+    """A correlated normal fitted to the same posterior in 10,000 updates, and 4000 draws of it."""
+    start = demo()
+    return replace(
+        start,
+        run=replace(start.run, run_dir="runs/svi", steps=100, save_every_steps=50),
+        method="svi",
+    )
+
+
+PRESETS: dict[str, Callable[[], Config]] = {"demo": demo, "long": long, "svi": svi}

@@ -16,16 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
-from numpyro import handlers
 from numpyro.infer import NUTS
 
 from .config import NutsConfig
 from .contract import Metrics, Outputs, State
-from .errors import UserError
+from .sites import Columns, refuse_start
+from .svi import point_of_guide
 
 CHAINS = PartitionSpec(("data", "fsdp", "tensor"))  # the leading axis of all: every device
 STUCK = 1e3  # stands for an R-hat that is infinite: no chain moves
-type Columns = Mapping[str, Array | np.ndarray]
 type Chain = dict[str, Array]
 """The kernel's state of one chain, or of all with a leading axis, under flat names."""
 
@@ -72,8 +71,9 @@ def make_sampler(
 
 
 def init_state(sampler: Sampler, key: Array) -> State:
-    """First state: each chain begins at a point of its own, uniform in [-2, 2] unconstrained."""
-
+    """First state: each chain begins at a point of its own, uniform in [-2, 2] unconstrained, or
+    at a draw of a guide of its own that is fitted from there.
+    """
     begin, keys = partial(begin_chain, sampler), jax.random.split(key, sampler.chains)
     chain = spread(sampler, begin, keys, sampler.columns)
     sums = jnp.zeros((sampler.chains, _flat(chain).shape[1]))
@@ -84,7 +84,10 @@ def init_state(sampler: Sampler, key: Array) -> State:
 
 def begin_chain(sampler: Sampler, key: Array, columns: Columns) -> Chain:
     """A chain that has drawn nothing."""
-    state = sampler.kernel.init(key, sampler.config.warmup, None, (), columns)
+    kernel, config = sampler.kernel, sampler.config
+    from_guide = config.start == "svi"
+    point = point_of_guide(kernel.model, key, columns) if from_guide else None
+    state = kernel.init(key, config.warmup, point, (), columns)
     return dict(zip(sampler.names, jax.tree.leaves(state), strict=True))
 
 
@@ -216,37 +219,5 @@ def check_start(sampler: Sampler, seed: int) -> None:
         chain = init_state(sampler, key)["chain"]
         return jnp.isfinite(chain["potential_energy"]).all() & jnp.isfinite(_flat(chain)).all()
 
-    if jax.jit(is_finite)():
-        return
-    seeded = handlers.seed(sampler.kernel.model, key)
-    sites = handlers.trace(seeded).get_trace(**jax.device_put(sampler.columns))
-    zero = [
-        name
-        for name, site in sites.items()
-        if site["type"] == "sample" and not jnp.isfinite(site["fn"].log_prob(site["value"])).all()
-    ]
-    raise UserError(
-        got="a posterior density that is zero or not a number wherever a chain could begin"
-        + f"; at a draw from the priors, so are the factors of {', '.join(zero)}" * bool(zero),
-        expected="a density above zero near 0 on the unconstrained scale",
-        do="look at the prior and the likelihood of these: does the support of one hold the data, "
-        "and are scales above 0?",
-    )
-
-
-def axes_of(
-    model: Callable[..., None], columns: Columns, sizes: Mapping[str, int]
-) -> dict[str, dict[int, str]]:
-    """Site -> its axes, counted from the last of the batch on, and the plates that name them."""
-    found: dict[str, dict[int, str]] = {}
-
-    def trace(columns: Columns) -> None:
-        seeded = handlers.seed(partial(model, sizes=sizes), jax.random.key(0))
-        for name, site in handlers.trace(seeded).get_trace(**columns).items():
-            if site["type"] in ("sample", "deterministic"):
-                events = getattr(site.get("fn"), "event_dim", 0)
-                frames = site["cond_indep_stack"]
-                found[name] = {frame.dim - events: frame.name for frame in frames}
-
-    jax.eval_shape(trace, columns)
-    return found
+    if not jax.jit(is_finite)():
+        raise refuse_start(sampler.kernel.model, sampler.columns, key)

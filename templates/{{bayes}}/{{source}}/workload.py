@@ -1,47 +1,52 @@
-"""Makes the `Workload` of a fit from table, model and sampler. Computes nothing itself."""
+"""Makes the `Workload` of a fit from table, model and method. Computes nothing itself."""
 
 import ast
 import functools
 import hashlib
 import logging
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from . import models
 from .config import Config
 from .contract import Beat, Section, State, Workload
-from .errors import UserError
-from .nuts import Sampler, axes_of, check_start, init_state, make_sampler, sample_step, state_specs
+from .fit_nuts import nuts_method
+from .fit_svi import svi_method
+from .method import Method
 from .posterior.diagnosis import MOST_RHAT, Verdict, agreement, judge
 from .posterior.draws import DrawStore, Layout, lay_out, read_draws
 from .posterior.table import Prepared, prepare, read_table
 from .records import mirror, store
 from .runtime.agree import from_first
 from .runtime.distributed import barrier, unique
+from .sites import axes_of
 
 log = logging.getLogger(__name__)
 
+METHODS = {"nuts": nuts_method, "svi": svi_method}
 ROWS_SHOWN = 40  # of the report's table
+FIGURES = {
+    **{"mean": "mean {:.4g}", "sd": "sd {:.3g}", "rhat": "R-hat {:.4f}"},
+    **{"ess_bulk": "bulk ESS {:.0f}", "ess_tail": "tail ESS {:.0f}"},
+    "shift": "{:.2g} sd from the mean by importance",
+}
 
 
 def make_workload(config: Config, mesh: Mesh) -> Workload:
     """The fit of a model to a table: the user's, or the example of the model."""
     model, prepared = read_data(config)
-    sampler = _sampler(config, model, prepared, mesh)
-    if not _begun_with(config):
-        check_start(sampler, config.run.seed)
-    layout = _layout(config, model, prepared, sampler)
-    n = config.nuts
+    n, begun = config.nuts, _begun_with(config)
+    method = METHODS[config.method](config, model, prepared, mesh, begun)
+    if not begun:
+        method.check_start()
+    layout = _layout(config, model, prepared, method)
     if jax.process_index() == 0:
-        kept = layout.draws(config.run.steps)
-        words = "%d chains: %d draws of warm-up, then %d that are kept; a step is %d"
-        log.info(words, sampler.chains, n.warmup, kept, n.chunk)
+        log.info("%s", method.words)
 
     @functools.cache
     def sink(folder: Path) -> DrawStore:
@@ -63,10 +68,15 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
         return from_first(unique("ess"), lambda: _ess(folder, layout.attributes["judged"]))
 
     def finish(state: State, beat: Beat) -> tuple[dict[str, Any], dict[str, Section]]:
-        folder, drawn = kept_draws(state), layout.draws(int(state["step"]))
+        step, notes = int(state["step"]), dict[str, float]()
+        if method.draw:
+            step, (outputs, notes) = config.run.steps, method.draw(state)
+            sink(mirror.local(config.run.run_dir) / "outputs").add(step, outputs)
+        folder, drawn = kept_draws(state), layout.draws(step)
         if jax.process_index():
             return {}, {}
-        lay_out(folder, layout, drawn, drawn)  # a run that has ended early leaves no room behind
+        noted = replace(layout, attributes=layout.attributes | notes)
+        lay_out(folder, noted, drawn, drawn)  # a run that has ended early leaves no room behind
         beat()
         verdict = judge(read_draws(folder), layout.attributes["judged"])
         return _summary(verdict), _sections(verdict)
@@ -75,19 +85,16 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
         ess = min(values.get("ess_bulk", 0.0), values.get("ess_tail", 0.0))
         return 0 < n.target_ess <= ess and values["rhat_rank"] <= MOST_RHAT
 
-    columns = jax.device_put(prepared.arrays, NamedSharding(mesh, PartitionSpec()))
     return replace(
-        _on_shapes(sampler),
-        batch=lambda cursor: columns,
-        evaluate=evaluate if n.target_ess else None,
+        method.workload,
+        evaluate=evaluate if n.target_ess and not method.draw else None,
         finish=finish,
         done=done,
         sink=sink,
         identity={
             "table_sha256": prepared.sha256,
             "model_sha256": code_sha256(model),
-            "nuts.chains": sampler.chains,
-            "nuts.layout": "vmap" if sampler.together else "map",
+            **method.workload.identity,
         },
     )
 
@@ -104,51 +111,20 @@ def make_dry_workload(config: Config, mesh: Mesh) -> Workload:
     model = models.load(config.model.name)
     data = replace(config.data, path="", columns=(), predictors=(), index="")
     prepared = prepare(model.example(), model.COLUMNS, data)
-    sampler = _sampler(config, model, prepared, mesh)
-    columns = jax.device_put(prepared.arrays, NamedSharding(mesh, PartitionSpec()))
-    return replace(_on_shapes(sampler), batch=lambda cursor: columns)
+    return METHODS[config.method](config, model, prepared, mesh, _begun_with(config)).workload
 
 
-def _sampler(config: Config, model: Any, prepared: Prepared, mesh: Mesh) -> Sampler:
-    chains = config.nuts.chains or _begun_with(config) or max(4, mesh.size)
-    if chains % mesh.size:
-        raise UserError(
-            got=f"{chains} chains on {mesh.size} devices",
-            expected="as many chains on each device",
-            do=f"run on a number of devices that divides {chains}, or begin a run in a new "
-            f"--run-dir with --nuts.chains {-(-chains // mesh.size) * mesh.size}",
-        )
-    arrays, sizes = prepared.arrays, prepared.sizes
-    return make_sampler(config.nuts, model.model, arrays, sizes, mesh, chains)
-
-
-def _begun_with(config: Config) -> int:
-    """The chains of the run in the run folder; 0 where none has begun."""
+def _begun_with(config: Config) -> dict[str, Any]:
+    """The identity of the run in the run folder; empty where none has begun."""
     begun = store.place(config.run.run_dir) / "config.json"
     return from_first(
-        unique("chains"),
-        lambda: store.exists(begun) and store.read_json(begun)["identity"].get("nuts.chains", 0),
+        unique("begun"), lambda: store.read_json(begun)["identity"] if store.exists(begun) else {}
     )
 
 
-def _on_shapes(sampler: Sampler) -> Workload:
-    return Workload(
-        init=partial(init_state, sampler),
-        step=partial(sample_step, sampler),
-        batch=lambda cursor: sampler.columns,
-        specs=state_specs,
-        stride=sampler.config.chunk,
-        rate=("draws", sampler.chains * sampler.config.chunk),
-        means=("accept", "leapfrogs"),
-        nonfinite="stop",  # without its draws the chain would be another one
-    )
-
-
-def _layout(config: Config, model: Any, prepared: Prepared, sampler: Sampler) -> Layout:
-    workload, chunk = _on_shapes(sampler), config.nuts.chunk
-    state = jax.eval_shape(workload.init, jax.random.key(0))
-    _, _, outputs = jax.eval_shape(workload.step, state, prepared.arrays)
+def _layout(config: Config, model: Any, prepared: Prepared, method: Method) -> Layout:
     axes = axes_of(model.model, prepared.arrays, prepared.sizes)
+    chains, chunk = next(iter(method.outputs.values())).shape[:2]
 
     def dims(path: str, rank: int) -> tuple[str, ...]:
         site = path.removeprefix("posterior/")
@@ -158,12 +134,12 @@ def _layout(config: Config, model: Any, prepared: Prepared, sampler: Sampler) ->
     return Layout(
         arrays={
             path: (x.shape[2:], np.dtype(x.dtype), dims(path, x.ndim - 2))
-            for path, x in outputs.items()
+            for path, x in method.outputs.items()
         },
         coords=prepared.coords,
-        chains=sampler.chains,
+        chains=chains,
         chunk=chunk,
-        warmup_steps=config.nuts.warmup // chunk,
+        warmup_steps=method.warmup_steps,
         steps=config.run.steps,
         attributes={
             "model": config.model.name,
@@ -191,11 +167,9 @@ def _summary(verdict: Verdict) -> dict[str, Any]:
 
 
 def _sections(verdict: Verdict) -> dict[str, Section]:
-    rows = [*verdict.rows.items()][:ROWS_SHOWN]
     shown = {
-        name: f"mean {row['mean']:.4g}, sd {row['sd']:.3g}, R-hat {row['rhat']:.4f}, "
-        f"bulk ESS {row['ess_bulk']:.0f}, tail ESS {row['ess_tail']:.0f}"
-        for name, row in rows
+        name: ", ".join(form.format(row[key]) for key, form in FIGURES.items() if key in row)
+        for name, row in [*verdict.rows.items()][:ROWS_SHOWN]
     }
     return {"Verdict": verdict.words(), "Parameters, the least agreed on first": shown}
 

@@ -1,18 +1,24 @@
 """Whether the draws of a fit may be trusted, and if not, why and what to do. Draws no plot.
 
 Rank-normalised split R-hat, bulk and tail ESS: Vehtari et al. (2021), Rank-normalization, folding,
-and localization. E-BFMI: Betancourt (2016), Diagnosing suboptimal cotangent disintegrations.
+and localization. E-BFMI: Betancourt (2016), Diagnosing suboptimal cotangent disintegrations. Draws
+of a guide, which are independent, are judged by the k-hat of their importance weights: Yao et al.
+(2018), Yes, but did it work?
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import arviz_stats
 import numpy as np
 import xarray
+from arviz_stats.base import array_stats
+from jaxtyping import Float
 
 MOST_RHAT, LEAST_ESS, LEAST_BFMI = 1.01, 400.0, 0.3
+MOST_KHAT, MOST_GAIN = 0.7, 1.0  # of a guide; the gain of its ELBO is in nats
+EQUAL = 1e-3  # log weights that differ by rounding alone
 SHOWN = 3  # parameters that a problem names
 MORE_DRAWS = "draw more: the same command with more --steps goes on"
 REMEDY = {
@@ -24,6 +30,8 @@ REMEDY = {
     "R-hat": f"chains disagree: {MORE_DRAWS}, and if that does not help, look for several modes "
     "or parameters that the data do not tell apart",
     "ESS": MORE_DRAWS,
+    "k-hat": "try --svi.guide multivariate or flow in a new --run-dir, or draw with --method nuts",
+    "ELBO": "the same command with more --steps goes on; a larger --svi.learning-rate is faster",
 }
 
 
@@ -54,11 +62,14 @@ def judge(tree: Any, judged: Sequence[str] = ()) -> Verdict:
     posterior = tree["posterior"].to_dataset()
     if posterior.sizes.get("draw", 0) < 4:
         missing = (
-            "no draws: the run has not left warm-up; the same command with more --steps goes on"
+            "no draws: NUTS has not left warm-up, or SVI not come to its end; the same command "
+            "goes on, with more --steps if it has ended"
         )
         return Verdict((missing,), {}, {})
-    rows = agreement(posterior[[*judged]] if judged else posterior)
-    stats = tree["sample_stats"]
+    posterior, stats = posterior[[*judged]] if judged else posterior, tree["sample_stats"]
+    if "log_weight" in stats:
+        return judge_guide(posterior, stats["log_weight"].values, tree.attrs)
+    rows = agreement(posterior)
     energy = stats["energy"].values
     bfmi = (np.diff(energy, axis=1) ** 2).mean(axis=1) / energy.var(axis=1)
     figures = {
@@ -71,6 +82,54 @@ def judge(tree: Any, judged: Sequence[str] = ()) -> Verdict:
         "draws": energy.size,
     }
     return Verdict(tuple(_problems(figures, rows, bfmi)), figures, rows)
+
+
+def judge_guide(
+    posterior: xarray.Dataset, log_weights: Float[np.ndarray, "chain draw"], notes: Any
+) -> Verdict:
+    """The verdict on independent draws of a guide, by log p(x, z) - log q(z) of each.
+
+    `notes`: what `settling` found. A row's `shift` is how far the mean by importance is away.
+    """
+    smoothed, khat = -np.full(log_weights.size, np.log(log_weights.size)), np.inf
+    if log_weights.std() < EQUAL:
+        khat = 0.0  # of an exact guide, whose weights have no tail
+    elif np.isfinite(log_weights).all():
+        # ArviZ takes log likelihoods, whose reciprocals are the weights of leave-one-out.
+        smoothed, khat = array_stats.psislw(-log_weights.ravel())
+    figures = {
+        "khat": float(khat),
+        "elbo": float(log_weights.mean()),
+        "elbo_gain": notes["elbo_gain"],
+        "draws": log_weights.size,
+    }
+    rows = {}
+    for label, name, place in _places(posterior):
+        draws = posterior[name].values[:, :, *place].ravel()
+        row = {"mean": float(draws.mean()), "sd": float(draws.std())}
+        shift = float(abs(np.exp(smoothed) @ draws - row["mean"]) / row["sd"])
+        rows[label] = row | {"shift": shift}
+    found = {}
+    if not khat <= MOST_KHAT:
+        found["k-hat"] = f"k-hat {khat:.2f} is above {MOST_KHAT}: the guide misses the posterior; "
+        found["k-hat"] += f"the worst, in deviations of their means: {_worst(rows, 'shift', 1)}"
+    if figures["elbo_gain"] > max(MOST_GAIN, 3 * notes["elbo_gain_error"]):
+        found["ELBO"] = f"the ELBO still rises: by {figures['elbo_gain']:.3g} nats in a quarter"
+    problems = tuple(f"- {words}\n  to do: {REMEDY[name]}" for name, words in found.items())
+    return Verdict(problems, figures, dict(sorted(rows.items(), key=lambda row: -row[1]["shift"])))
+
+
+def settling(losses: Float[np.ndarray, " record"]) -> dict[str, float]:
+    """By how much the ELBO rises from the third quarter of a run to the last, with its error.
+
+    `losses`: negative ELBOs, evenly spaced over the run. Nothing is found in fewer than eight.
+    """
+    quarter = len(losses) // 4
+    if quarter < 2:
+        return {"elbo_gain": 0.0, "elbo_gain_error": 0.0}
+    before, last = losses[-2 * quarter : -quarter], losses[-quarter:]
+    error = np.sqrt((before.var(ddof=1) + last.var(ddof=1)) / quarter)
+    return {"elbo_gain": float(before.mean() - last.mean()), "elbo_gain_error": float(error)}
 
 
 def agreement(draws: xarray.Dataset) -> dict[str, dict[str, float]]:
@@ -88,22 +147,27 @@ def agreement(draws: xarray.Dataset) -> dict[str, dict[str, float]]:
             "sd": draws.std(("chain", "draw")),
         }
     rows = {}
+    for label, name, place in _places(draws):
+        row = {key: float(np.asarray(each[name])[place]) for key, each in found.items()}
+        # NaN where a chain does not move: no agreement at all.
+        both = row.pop("folded"), row["rhat"]
+        row["rhat"] = max(np.inf if np.isnan(value) else value for value in both)
+        row |= {key: float(np.nan_to_num(row[key])) for key in ("ess_bulk", "ess_tail")}
+        rows[label] = row
+    return dict(sorted(rows.items(), key=lambda row: -row[1]["rhat"]))
+
+
+def _places(draws: xarray.Dataset) -> Iterator[tuple[str, Any, tuple[int, ...]]]:
+    """Label, array and place in it of every parameter that is not constant."""
     for name, array in draws.data_vars.items():
         constant = (array == array[0, 0]).all(("chain", "draw")).values
         for place in np.ndindex(constant.shape):
-            if constant[place]:
-                continue
-            row = {key: float(np.asarray(each[name])[place]) for key, each in found.items()}
-            # NaN where a chain does not move: no agreement at all.
-            both = row.pop("folded"), row["rhat"]
-            row["rhat"] = max(np.inf if np.isnan(value) else value for value in both)
-            row |= {key: float(np.nan_to_num(row[key])) for key in ("ess_bulk", "ess_tail")}
-            labels = [
-                str(array[dim].values[i]) if dim in array.coords else str(i)
-                for dim, i in zip(array.dims[2:], place, strict=True)
-            ]
-            rows[f"{name}[{', '.join(labels)}]" if labels else str(name)] = row
-    return dict(sorted(rows.items(), key=lambda row: -row[1]["rhat"]))
+            if not constant[place]:
+                labels = [
+                    str(array[dim].values[i]) if dim in array.coords else str(i)
+                    for dim, i in zip(array.dims[2:], place, strict=True)
+                ]
+                yield f"{name}[{', '.join(labels)}]" if labels else str(name), name, place
 
 
 def _problems(figures: dict[str, float], rows: Any, bfmi: np.ndarray) -> list[str]:

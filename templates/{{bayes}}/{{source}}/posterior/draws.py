@@ -24,7 +24,7 @@ from ..contract import Outputs
 from ..records import store
 
 BLOCK_BYTES = 1 << 28  # of draws that wait for the disk; then the run waits too
-MARK = "sample_stats/energy"  # finite where a draw is there
+MARK = "sample_stats/lp"  # finite where a draw is there
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _name_axes(group: Any, coords: dict[str, list[Any]]) -> None:
 def read_draws(folder: Path) -> Any:
     """The posterior and its statistics as an ArviZ DataTree, up to the last draw of all chains."""
     tree = xarray.open_datatree(folder, engine="zarr", consolidated=False)
-    energy = np.asarray(tree[MARK].values)
-    missing = ~np.isfinite(energy).all(axis=0)
-    count = int(missing.argmax()) if missing.any() else energy.shape[1]
+    density = np.asarray(tree[MARK].values)
+    missing = np.isnan(density).any(axis=0)
+    count = int(missing.argmax()) if missing.any() else density.shape[1]
     return tree.map_over_datasets(lambda d: d.isel(draw=slice(count)) if "draw" in d.dims else d)

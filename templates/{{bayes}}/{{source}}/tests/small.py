@@ -1,19 +1,22 @@
-"""A sampler of any model without files, and its draws: for the tests of this room."""
+"""A sampler or a guide of any model without files, and its draws: for the tests of this room."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ..config import NutsConfig
-from ..contract import Workload
-from ..nuts import Sampler, init_state, make_sampler, sample_step, state_specs
+from .. import nuts, svi
+from ..config import NutsConfig, SviConfig
+from ..contract import Metrics, Outputs, State, Workload
+from ..nuts import Sampler
 from ..run_config import MeshConfig
 from ..runtime.compiled import abstract_state, initialise, jit_step
 from ..runtime.sharding import make_mesh
+from ..svi import Fit
 
 NUTS = NutsConfig(warmup=200, chunk=50)
 
@@ -24,20 +27,37 @@ def sampler_of(
     sizes: Mapping[str, int] | None = None,
     devices: int = 1,
     chains: int = 4,
-    **nuts: Any,
+    **options: Any,
 ) -> Sampler:
     """On the first devices."""
     mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
-    return make_sampler(replace(NUTS, **nuts), model, columns, sizes or {}, mesh, chains)
+    return nuts.make_sampler(replace(NUTS, **options), model, columns, sizes or {}, mesh, chains)
 
 
-def workload_of(sampler: Sampler) -> Workload:
+def fit_of(
+    model: Callable[..., None],
+    columns: dict[str, np.ndarray],
+    sizes: Mapping[str, int] | None = None,
+    devices: int = 1,
+    steps: int = 30,
+    **options: Any,
+) -> Fit:
+    """On the first devices, to be run for `steps`."""
+    mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
+    sizes = sizes or {"row": len(next(iter(columns.values())))}
+    return svi.make_fit(SviConfig(**options), steps, 0, model, columns, sizes, mesh)
+
+
+def workload_of(of: Sampler | Fit) -> Workload:
     """What the loop would run."""
+    method: Any = nuts if isinstance(of, Sampler) else svi
+    step = method.sample_step if isinstance(of, Sampler) else method.fit_step
     return Workload(
-        init=lambda key: init_state(sampler, key),
-        step=lambda state, batch: sample_step(sampler, state, batch),
-        batch=lambda cursor: placed(sampler),
-        specs=state_specs,
+        init=partial(method.init_state, of),
+        step=partial(step, of),
+        batch=lambda cursor: placed(of) if isinstance(of, Sampler) else svi.batch_at(of, cursor),
+        specs=method.state_specs,
+        stride=1 if isinstance(of, Sampler) else of.config.chunk * of.batch_rows,
     )
 
 
@@ -46,19 +66,36 @@ def placed(sampler: Sampler) -> dict[str, jax.Array]:
     return jax.device_put(sampler.columns, NamedSharding(sampler.mesh, PartitionSpec()))
 
 
+def driven(
+    workload: Workload, mesh: Mesh, steps: int, seed: int = 0
+) -> Iterator[tuple[State, Metrics, Outputs]]:
+    """What each step gives; the state is donated to the next one."""
+    with jax.set_mesh(mesh):
+        _, shardings = abstract_state(workload, seed, mesh)
+        state = initialise(workload, seed, shardings)
+        step = jit_step(workload, shardings, mesh)
+        for number in range(steps):
+            state, metrics, outputs = step(state, workload.batch(number * workload.stride))
+            yield state, {name: float(value) for name, value in metrics.items()}, outputs
+
+
 def run(
     sampler: Sampler, steps: int, seed: int = 0
 ) -> tuple[dict[str, np.ndarray], list[dict[str, float]]]:
     """Array -> its draws after warm-up, (chain, draw, …), and the metrics of every step."""
-    workload, kept, metrics = workload_of(sampler), [], []
+    kept, metrics = [], []
     warmup = sampler.config.warmup // sampler.config.chunk
-    with jax.set_mesh(sampler.mesh):
-        _, shardings = abstract_state(workload, seed, sampler.mesh)
-        state = initialise(workload, seed, shardings)
-        step = jit_step(workload, shardings, sampler.mesh)
-        for number in range(steps):
-            state, values, outputs = step(state, workload.batch(number))
-            metrics.append({name: float(value) for name, value in values.items()})
-            if number >= warmup:
-                kept.append(jax.device_get(outputs))
+    for number, step in enumerate(driven(workload_of(sampler), sampler.mesh, steps, seed)):
+        metrics.append(step[1])
+        if number >= warmup:
+            kept.append(jax.device_get(step[2]))
     return {n: np.concatenate([k[n] for k in kept], axis=1) for n in kept[0]}, metrics
+
+
+def draws_of(fit: Fit, seed: int = 0) -> tuple[dict[str, np.ndarray], list[float], State]:
+    """Array -> its draws of the guide, the loss of every step, and the last state."""
+    steps = [*driven(workload_of(fit), fit.mesh, fit.steps, seed)]
+    state, losses = steps[-1][0], [metrics["loss"] for _, metrics, _ in steps]
+    draw = jax.jit(partial(svi.draw_guide, fit))
+    drawn = jax.device_get(draw(state, svi.whole_table(fit)))
+    return {name: value[0] for name, value in drawn.items()}, losses, state

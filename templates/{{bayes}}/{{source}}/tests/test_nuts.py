@@ -15,13 +15,14 @@ import pytest
 from ..config import Config
 from ..errors import UserError
 from ..models import eight_schools, load, names
-from ..nuts import agreement, axes_of, check_start, init_state, next_chunk, spread, state_specs
+from ..nuts import agreement, check_start, init_state, next_chunk, spread, state_specs
 from ..posterior.settings import DataConfig
 from ..posterior.table import prepare
 from ..run_config import RunConfig
 from ..runtime import loop
 from ..runtime.compiled import abstract_state, jit_step
 from ..runtime.guards import CompileCount
+from ..sites import axes_of
 from .small import placed, run, sampler_of, workload_of
 
 SCHOOLS = prepare(eight_schools.example(), eight_schools.COLUMNS, DataConfig())
@@ -80,6 +81,27 @@ def test_a_model_without_a_start_is_refused_and_the_site_named() -> None:
     with pytest.raises(UserError, match=r"the factors of height\nexpected"):
         check_start(sampler_of(impossible, {"y": np.array([2.0, 3.0], np.float32)}), 0)
     check_start(sampler_of(impossible, {"y": np.array([0.2, 0.3], np.float32)}), 0)
+
+
+def test_chains_begin_at_draws_of_guides() -> None:
+    """Each fits its own, so that the devices and the other chains change no bit."""
+
+    def far(y, sizes):
+        mu = numpyro.sample("mu", dist.Normal(0.0, 100.0))
+        sigma = numpyro.sample("sigma", dist.HalfNormal(10.0))
+        numpyro.sample("y", dist.Normal(mu, sigma), obs=y)
+
+    y = np.random.default_rng(0).normal(30, 2, 100).astype(np.float32)
+    chains = []
+    for devices, start in ((1, "uniform"), (1, "svi"), (2, "svi")):
+        sampler = sampler_of(far, {"y": y}, devices=devices, start=start)
+        chains.append(jax.jit(lambda s=sampler: init_state(s, jax.random.key(0))["chain"])())
+    uniform, ours, on_two = chains
+    assert np.abs(uniform["z.mu"]).max() <= 2
+    assert np.abs(ours["z.mu"] - y.mean()).max() < 5 * 0.2
+    assert np.abs(ours["z.sigma"] - np.log(2)).max() < 0.6
+    assert len({*ours["z.mu"].tolist()}) == 4
+    np.testing.assert_array_equal(ours["z.mu"], on_two["z.mu"])
 
 
 def test_a_chain_that_breaks_off_stops_the_run(tmp_path: Path) -> None:

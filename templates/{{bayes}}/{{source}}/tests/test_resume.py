@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from ..diagnosed import report_verdict
 from ..errors import Exit
 from ..posterior.draws import read_draws
 from ..runtime.tests.children import Child, command, kill_thrice, optimised, start_two, steps_of
@@ -154,3 +156,37 @@ def test_a_fit_ends_when_it_has_enough(tmp_path: Path) -> None:
     count = draws(tmp_path / "run")["posterior/mu"].shape[1]
     assert 300 < count < 5000
     assert summary["draws"] == 4 * count
+
+
+def test_a_fit_of_a_guide_is_killed_resumed_judged_and_lengthened(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = "--method svi --svi.batch-rows 5 --svi.chunk 50 --svi.draws 400 --save-every-steps 7"
+    child = start(tmp_path, "killed", f"{options} --steps 300")
+    child.wait_for(lambda: max(steps_of(tmp_path / "killed"), default=0) > 30)
+    child.process.kill()
+    child.process.join()
+    for name in ("killed", "calm"):
+        child = start(tmp_path, name, f"{options} --steps 300")
+        assert child.code() == Exit.DONE, child.log.read_text()
+    found, expected = draws(tmp_path / "killed"), draws(tmp_path / "calm")
+    assert expected["posterior/theta"].shape == (1, 400, 8)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").open()]
+        for name in ("killed", "calm")
+    ]
+    assert losses[0] == losses[1]
+    summary = json.loads((tmp_path / "calm" / "summary.json").read_text())
+    assert summary["trusted"]
+    assert summary["khat"] < 0.7
+
+    # A rate so large that the guide no longer fits.
+    longer = f"{options} --steps 310 --svi.learning-rate 10"
+    assert start(tmp_path, "calm", longer).code() == Exit.REFUSED
+    longer = draws(tmp_path / "calm")["posterior/theta"]
+    assert longer.shape == (1, 400, 8)
+    assert (longer != expected["posterior/theta"]).all()
+    assert report_verdict(str(tmp_path / "calm")) == Exit.REFUSED
+    assert "k-hat" in capsys.readouterr().out

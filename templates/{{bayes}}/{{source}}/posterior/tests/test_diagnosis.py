@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray
 
-from ..diagnosis import judge
+from ..diagnosis import judge, settling
 
 RANDOM = np.random.default_rng(0)
 SHAPE = (4, 1000)
@@ -96,3 +96,55 @@ def test_a_run_in_warm_up_has_no_draws() -> None:
     verdict = judge(empty)
     assert not verdict.is_good
     assert "no draws" in verdict.words()
+
+
+def guide(log_weights: np.ndarray, **notes: float) -> xarray.DataTree:
+    """Draws of a guide on one chain."""
+    found = tree()
+    found = found.map_over_datasets(lambda d: d.isel(chain=[0]) if "chain" in d.dims else d)
+    found["sample_stats/log_weight"] = xarray.DataArray(log_weights[None], dims=("chain", "draw"))
+    found.attrs |= settling(np.zeros(8)) | notes
+    return found
+
+
+def test_a_guide_is_judged_by_its_weights() -> None:
+    for weights, shape in ((0.3, 0.0), (1.5, 1.5)):
+        # Of the generalised Pareto distribution, whose shape the k-hat is.
+        uniform = RANDOM.uniform(size=SHAPE[1])
+        values = -weights * np.log(uniform) if shape else weights * RANDOM.normal(size=SHAPE[1])
+        verdict = judge(guide(values))
+        assert verdict.is_good is (shape == 0)
+        assert verdict.figures["khat"] == pytest.approx(shape, abs=0.6)
+        assert verdict.figures["elbo"] == pytest.approx(values.mean())
+    assert "k-hat" in verdict.words()
+    assert "--method nuts" in verdict.words()
+    assert judge(guide(np.full(SHAPE[1], -3.0))).is_good
+    for wrong in (np.nan, np.inf):
+        values = np.where(np.arange(SHAPE[1]) == 3, wrong, RANDOM.normal(size=SHAPE[1]))
+        assert not judge(guide(values)).is_good
+
+
+def test_weights_say_which_quantity_a_guide_misses() -> None:
+    found = guide(np.zeros(SHAPE[1]))
+    found["sample_stats/log_weight"] = 3 * found["posterior/theta"][:, :, 1]
+    verdict = judge(found)
+    assert next(iter(verdict.rows)) == "theta[B]"
+    assert "the worst, in deviations of their means: theta[B]" in verdict.words()
+    # By exp(3 x), the mean of a standard normal moves by as much as there are draws for.
+    assert 1.5 < verdict.rows["theta[B]"]["shift"] < 3
+    assert verdict.rows["mu"]["shift"] < 1.5
+
+
+def test_an_elbo_that_still_rises_is_refused() -> None:
+    steps, noise = np.arange(100), RANDOM.normal(size=100)
+    for losses, rises in (
+        (50 + noise, False),
+        (50 + 100 * np.exp(-steps / 10) + noise, False),
+        (50 + 100 * np.exp(-steps / 40) + noise, True),
+        (50 - 0.01 * steps, False),  # less than a nat
+        (50 - 0.1 * steps + 100 * noise, False),  # hidden by noise
+    ):
+        verdict = judge(guide(0.1 * RANDOM.normal(size=SHAPE[1]), **settling(losses)))
+        assert verdict.is_good is not rises
+        assert ("ELBO still rises" in verdict.words()) is rises
+    assert settling(np.arange(7.0))["elbo_gain"] == 0

@@ -18,7 +18,7 @@ LAYOUT = Layout(
     arrays={
         "posterior/theta": ((2,), np.float32, ("school",)),
         "posterior/mu": ((), np.float32, ()),
-        "sample_stats/energy": ((), np.float32, ()),
+        "sample_stats/lp": ((), np.float32, ()),
         "sample_stats/diverging": ((), np.bool_, ()),
     },
     coords={"school": ["A", "Ω"]},
@@ -79,7 +79,7 @@ def test_what_was_drawn_is_read_without_warm_up(tmp_path: Path, shards: int) -> 
 def test_a_run_that_goes_on_shows_what_all_chains_have(tmp_path: Path) -> None:
     filled(tmp_path, range(1, 5))
     assert_holds(tmp_path, range(3, 5))
-    (tmp_path / "sample_stats/energy/c/3/1").unlink()
+    (tmp_path / "sample_stats/lp/c/3/1").unlink()
     assert_holds(tmp_path, range(3, 4))
 
 
