@@ -59,14 +59,15 @@ def _simulate(
     drawn = {name: site["value"] for name, site in sites.items()}
     data = given | {outcome: drawn[outcome].astype(columns[outcome].dtype)}
 
-    def go_on(chain: Chain, _: None) -> tuple[Chain, Any]:
-        chain, *drawn = next_chunk(sampler, chain, data)
+    kept = sampler.config.chunk
+
+    def go_on(chain: Chain, number: Array) -> tuple[Chain, Any]:
+        chain, *drawn = next_chunk(sampler, chain, data, number * kept)
         return chain, drawn
 
     # The first chunk is the warm-up.
-    _, drawn_twice = jax.lax.scan(go_on, begin_chain(sampler, of_chain, data), length=2)
+    _, drawn_twice = jax.lax.scan(go_on, begin_chain(sampler, of_chain, data), jnp.arange(2))
     outputs, sums = jax.tree.map(lambda x: x[-1], drawn_twice)
-    kept = sampler.config.chunk
     draws = {
         name.removeprefix("posterior/"): values[:: kept // (RANKS - 1)][: RANKS - 1]
         for name, values in outputs.items()

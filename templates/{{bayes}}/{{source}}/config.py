@@ -29,7 +29,9 @@ class NutsConfig:
     chains: int = setting(0, least=0)  # 0 = those the run began with, first 4 or one a device
     warmup: int = identity(1000)  # draws of each chain that adapt the sampler and are not kept
     chunk: int = identity(100)  # draws a step
-    metric: Literal["diagonal", "dense"] = identity("diagonal")  # what is adapted of the scales
+    # What is adapted to the scales of parameters: variances; covariances, by draws alone or
+    # (low_rank) by gradients too, which takes fewer draws.
+    metric: Literal["diagonal", "dense", "low_rank"] = identity("diagonal")
     target_accept: float = identity(0.9, below=1)  # nearer to 1: smaller steps, fewer divergences
     max_tree_depth: int = identity(10)  # of a draw, which takes up to 2 ** this steps
     # Chains that share a device, one after the other or together. auto: map on CPUs.

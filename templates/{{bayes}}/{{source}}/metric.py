@@ -1,20 +1,20 @@
 """The low-rank metric of NUTS, from draws and their gradients. Draws nothing itself.
 
-Seyboldt, Carlson and Carpenter (arXiv:2603.18845): the inverse mass matrix that brings the gradients
-of a density nearest to those of a standard normal one. Of a normal density it is the covariance,
-exactly, once there are more draws than parameters. It is a diagonal and a correction of low rank;
-NumPyro takes it as a dense matrix, so that it pays up to some thousand parameters.
+The inverse mass matrix that brings the gradients of a density nearest to those of a standard normal
+one (Fisher divergence, arXiv:2603.18845). Of a normal density it is the covariance, exactly, once
+there are more draws than parameters. It is a diagonal and a correction of low rank; NumPyro takes
+it as a dense matrix, so that it pays up to some thousand parameters.
 """
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from numpyro.infer.hmc_util import build_adaptation_schedule
 
-CUTOFF = 1.5  # a direction that the diagonal scales wrongly by less is left as it is
-PRIOR_DRAWS = 5.0  # that weigh for the diagonal, so that few draws do not bend it
+CUTOFF = 2.0  # a direction that the diagonal scales wrongly by less is left as it is
+PRIOR_DRAWS = 1.0  # that weigh for the diagonal, so that few draws do not bend it
 type Moments = dict[str, Array]
 """Number, means and sums of squares and products of draws and gradients."""
 
@@ -65,9 +65,32 @@ def _power(matrix: Float[Array, "D D"], power: float) -> Float[Array, "D D"]:
 
 
 def window_ends(warmup: int) -> tuple[int, ...]:
-    """The draws of warm-up after which NumPyro changes its metric: all windows but first and last."""
+    """Draws of warm-up after which NumPyro changes its metric: the ends of all windows between."""
     windows = build_adaptation_schedule(warmup)[1:-1]
     return tuple(window.end for window in windows)
+
+
+def adapt(
+    state: Any, moments: Moments, number: Array, ends: Int[Array, " window"]
+) -> tuple[Any, Moments]:
+    """NumPyro's state after draw `number` and the moments with it; at an end, with a new metric.
+
+    Moments start anew there, as NumPyro's do. The number is the same in all chains, so that those
+    that run together compute no metric but at the ends.
+    """
+    z, gradient = (ravel(tree) for tree in (state.z, state.z_grad))
+    moments = with_draw(moments, z, gradient)
+
+    def renew() -> tuple[Any, Moments]:
+        return adapted(state, inverse_mass(moments)), no_moments(z.size)
+
+    at_end = jnp.isin(number, ends)
+    return jax.lax.cond(at_end, renew, lambda: (state, moments))
+
+
+def ravel(tree: dict[str, Array]) -> Float[Array, " D"]:
+    """In NumPyro's order of a dense metric."""
+    return jnp.concatenate([tree[name].reshape(-1) for name in sorted(tree)])
 
 
 def adapted(state: Any, inverse: Float[Array, "D D"]) -> Any:

@@ -20,6 +20,7 @@ from numpyro.infer import NUTS
 
 from .config import NutsConfig
 from .contract import Metrics, Outputs, State
+from .metric import adapt, no_moments, window_ends
 from .sites import Columns, refuse_start
 from .svi import point_of_guide
 
@@ -55,7 +56,7 @@ def make_sampler(
     """Build the static parts. The kernel is primed on shapes, which compiles nothing."""
     kernel = NUTS(
         partial(model, sizes=sizes),
-        dense_mass=config.metric == "dense",
+        dense_mass=config.metric != "diagonal",
         target_accept_prob=config.target_accept,
         max_tree_depth=config.max_tree_depth,
     )
@@ -88,7 +89,10 @@ def begin_chain(sampler: Sampler, key: Array, columns: Columns) -> Chain:
     from_guide = config.start == "svi"
     point = point_of_guide(kernel.model, key, columns) if from_guide else None
     state = kernel.init(key, config.warmup, point, (), columns)
-    return dict(zip(sampler.names, jax.tree.leaves(state), strict=True))
+    chain = dict(zip(sampler.names, jax.tree.leaves(state), strict=True))
+    if config.metric == "low_rank":
+        chain |= no_moments(sum(x.size for x in state.z.values()))
+    return chain
 
 
 def state_specs(state: State) -> Any:
@@ -99,7 +103,9 @@ def state_specs(state: State) -> Any:
 
 def sample_step(sampler: Sampler, state: State, columns: Columns) -> tuple[State, Metrics, Outputs]:
     """A chunk of draws of every chain; what chains have in common is computed after it."""
-    chain, outputs, chunk = spread(sampler, partial(next_chunk, sampler), state["chain"], columns)
+    drawn = state["step"] * sampler.config.chunk
+    one = partial(next_chunk, sampler)
+    chain, outputs, chunk = spread(sampler, one, state["chain"], columns, drawn)
     warmup_steps = sampler.config.warmup // sampler.config.chunk
     # Counts restart when warm-up ends.
     chunks = jnp.where(state["step"] < warmup_steps, state["step"], state["step"] - warmup_steps)
@@ -137,18 +143,30 @@ def agreement(
     return rhat.max(), (chains * chunks * ratio).min()
 
 
-def next_chunk(sampler: Sampler, chain: Chain, columns: Columns) -> tuple[Chain, Outputs, Any]:
-    """The next draws of one chain: its state, draws and statistics, and sums over the chunk."""
-    kernel, config = sampler.kernel, sampler.config
+def next_chunk(
+    sampler: Sampler, chain: Chain, columns: Columns, drawn: Array | int
+) -> tuple[Chain, Outputs, Any]:
+    """The next draws of one chain: its state, draws and statistics, and sums over the chunk.
 
-    def draw(state: Any, _: None) -> tuple[Any, Any]:
+    drawn: how many it has drawn, which is the same in all chains.
+    """
+    kernel, config = sampler.kernel, sampler.config
+    ends = jnp.array(window_ends(config.warmup))
+
+    def draw(held: Any, number: Array) -> tuple[Any, Any]:
+        state, moments = held
         state = kernel.sample(state, (), columns)
+        if config.metric == "low_rank":
+            state, moments = adapt(state, moments, number, ends)
         kept = (state.z, state.potential_energy, state.energy, state.diverging)
-        return state, (*kept, state.num_steps, state.accept_prob, state.adapt_state.step_size)
+        shown = (*kept, state.num_steps, state.accept_prob, state.adapt_state.step_size)
+        return (state, moments), shown
 
     first = jax.tree.unflatten(sampler.treedef, [chain[name] for name in sampler.names])
-    last, drawn = jax.lax.scan(draw, first, length=config.chunk)
-    z, potential, energy, diverging, leapfrogs, accept, step_size = drawn
+    moments = {name: chain[name] for name in chain if name not in sampler.names}
+    numbers = drawn + jnp.arange(config.chunk)
+    (last, moments), shown = jax.lax.scan(draw, (first, moments), numbers)
+    z, potential, energy, diverging, leapfrogs, accept, step_size = shown
     posterior = jax.vmap(kernel.postprocess_fn((), columns))(z)
     depth = jnp.ceil(jnp.log2(leapfrogs.astype(jnp.float32) + 1)).astype(jnp.int32)
     stats = {
@@ -165,7 +183,7 @@ def next_chunk(sampler: Sampler, chain: Chain, columns: Columns) -> tuple[Chain,
         **{"leapfrogs": leapfrogs.mean(), "potential": potential.mean()},
     }
     state = dict(zip(sampler.names, jax.tree.leaves(last), strict=True))
-    return state, outputs, sums
+    return state | moments, outputs, sums
 
 
 def _running(old: dict[str, Array], new: Any, chunks: Array, chunk: int) -> dict[str, Array]:
@@ -180,20 +198,20 @@ def _running(old: dict[str, Array], new: Any, chunks: Array, chunk: int) -> dict
     }
 
 
-def spread(sampler: Sampler, one: Callable[..., Any], chains: Any, columns: Columns) -> Any:
-    """`one(chain, columns)` of every chain, each on its device."""
+def spread(sampler: Sampler, one: Callable[..., Any], chains: Any, *shared: Any) -> Any:
+    """`one(chain, *shared)` of every chain, each on its device."""
 
-    def on_device(chains: Any, columns: Columns) -> Any:
-        each = lambda chain: one(chain, columns)  # noqa: E731
+    def on_device(chains: Any, *shared: Any) -> Any:
+        each = lambda chain: one(chain, *shared)  # noqa: E731
         return jax.vmap(each)(chains) if sampler.together else jax.lax.map(each, chains)
 
     return jax.shard_map(
         on_device,
         mesh=sampler.mesh,
-        in_specs=(CHAINS, PartitionSpec()),
+        in_specs=(CHAINS, *[PartitionSpec()] * len(shared)),
         out_specs=CHAINS,
         check_vma=False,  # the kernel's loops begin with constants
-    )(chains, columns)
+    )(chains, *shared)
 
 
 def _flat(chain: Chain) -> Float[Array, "chain parameter"]:

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import arviz_stats
@@ -53,7 +54,7 @@ def test_closed_forms() -> None:
         (normals, {"y": y}, "mu", mean, deviation),
         (flips, {"heads": np.array(14)}, "p", a / (a + b), (a * b / (a + b + 1)) ** 0.5 / (a + b)),
     ]
-    for metric in ("diagonal", "dense"):
+    for metric in ("diagonal", "dense", "low_rank"):
         for model, columns, name, mean, deviation in cases:
             draws, _ = run(sampler_of(model, columns, metric=metric), 44)
             found = draws[f"posterior/{name}"]
@@ -144,7 +145,7 @@ def test_no_collective_inside_the_draws(layout: str) -> None:
         abstract, shardings = abstract_state(workload, 0, sampler.mesh)
 
         def draws(chain, columns):
-            return spread(sampler, lambda *args: next_chunk(sampler, *args), chain, columns)
+            return spread(sampler, partial(next_chunk, sampler), chain, columns, 0)
 
         columns = placed(sampler)
         alone = jax.jit(draws).lower(abstract["chain"], columns).compile().as_text()
