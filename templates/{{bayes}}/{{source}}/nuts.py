@@ -71,14 +71,18 @@ def make_sampler(
     return Sampler(kernel, config, chains, together, columns, mesh, treedef, names)
 
 
-def init_state(sampler: Sampler, key: Array) -> State:
-    """First state: each chain begins at a point of its own, uniform in [-2, 2] unconstrained."""
+def init_state(sampler: Sampler, key: Array, columns: Columns | None = None) -> State:
+    """First state: each chain begins at a point of its own, uniform in [-2, 2] unconstrained.
+
+    columns: others than the sampler's, of the same shapes
+    """
 
     def begin(key: Array, columns: Columns) -> Chain:
         state = sampler.kernel.init(key, sampler.config.warmup, None, (), columns)
         return dict(zip(sampler.names, jax.tree.leaves(state), strict=True))
 
-    chain = _spread(sampler, begin, jax.random.split(key, sampler.chains), sampler.columns)
+    columns = sampler.columns if columns is None else columns
+    chain = _spread(sampler, begin, jax.random.split(key, sampler.chains), columns)
     sums = jnp.zeros((sampler.chains, _flat(chain).shape[1]))
     counts = jnp.zeros((sampler.chains,), jnp.int32)
     running = {"mean": sums, "within": sums, "between": sums, "divergences": counts}

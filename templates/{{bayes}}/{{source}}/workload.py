@@ -15,19 +15,23 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from . import models
 from .config import Config
-from .contract import Beat, Section, State, Workload
+from .contract import Artifact, Beat, Section, State, Workload
+from .criticised import make_page
 from .errors import UserError
 from .nuts import Sampler, axes_of, check_start, init_state, make_sampler, sample_step, state_specs
 from .posterior.diagnosis import MOST_RHAT, Verdict, agreement, judge
 from .posterior.draws import DrawStore, Layout, lay_out, read_draws
 from .posterior.table import Prepared, prepare, read_table
 from .records import mirror, store
+from .records.provenance import versions
+from .run_config import to_dict
 from .runtime.agree import from_first
 from .runtime.distributed import barrier, unique
 
 log = logging.getLogger(__name__)
 
 ROWS_SHOWN = 40  # of the report's table
+TABLE = "table.npz"  # in DIR/inputs: the prepared columns
 
 
 def make_workload(config: Config, mesh: Mesh) -> Workload:
@@ -48,6 +52,8 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
     @functools.cache
     def sink(folder: Path) -> DrawStore:
         return DrawStore(folder, layout)
+
+    page = make_page(model, prepared, layout.attributes["judged"], config.run.seed)
 
     def kept_draws(state: State) -> Any:
         """All draws so far, in process 0; the others wait until theirs are on disk."""
@@ -71,7 +77,11 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
         lay_out(folder, layout, drawn, drawn)  # a run that has ended early leaves no room behind
         beat()
         verdict = judge(read_draws(folder), layout.attributes["judged"])
-        return _summary(verdict), _sections(verdict)
+        return _summary(verdict), page(folder, drawn)[1] | _sections(verdict)
+
+    def artifacts(state: State, beat: Beat) -> dict[str, Artifact]:
+        folder, drawn = kept_draws(state), layout.draws(int(state["step"]))
+        return {} if jax.process_index() else page(folder, drawn)[0]
 
     def done(values: dict[str, float]) -> bool:
         ess = min(values.get("ess_bulk", 0.0), values.get("ess_tail", 0.0))
@@ -82,12 +92,14 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
         _on_shapes(sampler),
         batch=lambda cursor: columns,
         evaluate=evaluate if n.target_ess else None,
+        artifacts=artifacts,
         finish=finish,
         done=done,
         sink=sink,
+        run_files={TABLE: prepared.packed()},
         identity={
             "table_sha256": prepared.sha256,
-            "model_sha256": _code_sha256(Path(str(model.__file__))),
+            "model_sha256": code_sha256(Path(str(model.__file__))),
             "nuts.chains": sampler.chains,
             "nuts.layout": "vmap" if sampler.together else "map",
         },
@@ -167,6 +179,8 @@ def _layout(config: Config, model: Any, prepared: Prepared, sampler: Sampler) ->
             "scales": {name: list(scale) for name, scale in prepared.scales.items()},
             "seed": config.run.seed,
             "inference_library": "numpyro",
+            "versions": versions(),
+            "config": to_dict(config),
         },
     )
 
@@ -195,7 +209,7 @@ def _sections(verdict: Verdict) -> dict[str, Section]:
     return {"Verdict": verdict.words(), "Parameters, the least agreed on first": shown}
 
 
-def _code_sha256(file: Path) -> str:
+def code_sha256(file: Path) -> str:
     """Of a model's code: `records.provenance` finds no module that is imported by its name."""
     tree = ast.parse(file.read_bytes())
     for node in ast.walk(tree):

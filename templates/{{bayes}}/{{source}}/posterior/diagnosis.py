@@ -98,12 +98,17 @@ def agreement(draws: xarray.Dataset) -> dict[str, dict[str, float]]:
             both = row.pop("folded"), row["rhat"]
             row["rhat"] = max(np.inf if np.isnan(value) else value for value in both)
             row |= {key: float(np.nan_to_num(row[key])) for key in ("ess_bulk", "ess_tail")}
-            labels = [
-                str(array[dim].values[i]) if dim in array.coords else str(i)
-                for dim, i in zip(array.dims[2:], place, strict=True)
-            ]
-            rows[f"{name}[{', '.join(labels)}]" if labels else str(name)] = row
+            rows[label(array, place)] = row
     return dict(sorted(rows.items(), key=lambda row: -row[1]["rhat"]))
+
+
+def label(array: xarray.DataArray, place: tuple[int, ...]) -> str:
+    """The name of a number among draws of an array, such as theta[A]."""
+    labels = [
+        str(array[dim].values[i]) if dim in array.coords else str(i)
+        for dim, i in zip(array.dims[2:], place, strict=True)
+    ]
+    return f"{array.name}[{', '.join(labels)}]" if labels else str(array.name)
 
 
 def _problems(figures: dict[str, float], rows: Any, bfmi: np.ndarray) -> list[str]:
