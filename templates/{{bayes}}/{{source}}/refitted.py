@@ -39,7 +39,7 @@ class LeftOut(Messenger):
             msg["fn"] = msg["fn"].mask(self.kept)
 
 
-def refit(fit: Fitted, folds: list[Int[np.ndarray, " row"]]) -> tuple[dict[int, float], list[str]]:
+def refit(fit: Fitted, folds: list[np.ndarray]) -> tuple[dict[int, float], list[str]]:
     """Row -> its log density, given all rows outside its fold; and which fits are not trusted.
 
     A fold that is done is kept in DIR/folds, so that a command that was stopped goes on.

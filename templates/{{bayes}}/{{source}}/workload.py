@@ -43,7 +43,7 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
     if not _begun_with(config):
         check_start(sampler, config.run.seed)
     layout = _layout(config, model, prepared, sampler)
-    n = config.nuts
+    n, page = config.nuts, make_page(model, prepared, layout.attributes["judged"], config.run.seed)
     if jax.process_index() == 0:
         kept = layout.draws(config.run.steps)
         words = "%d chains: %d draws of warm-up, then %d that are kept; a step is %d"
@@ -52,8 +52,6 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
     @functools.cache
     def sink(folder: Path) -> DrawStore:
         return DrawStore(folder, layout)
-
-    page = make_page(model, prepared, layout.attributes["judged"], config.run.seed)
 
     def kept_draws(state: State) -> Any:
         """All draws so far, in process 0; the others wait until theirs are on disk."""
@@ -80,12 +78,8 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
         return _summary(verdict), page(folder, drawn)[1] | _sections(verdict)
 
     def artifacts(state: State, beat: Beat) -> dict[str, Artifact]:
-        folder, drawn = kept_draws(state), layout.draws(int(state["step"]))
-        return {} if jax.process_index() else page(folder, drawn)[0]
-
-    def done(values: dict[str, float]) -> bool:
-        ess = min(values.get("ess_bulk", 0.0), values.get("ess_tail", 0.0))
-        return 0 < n.target_ess <= ess and values["rhat_rank"] <= MOST_RHAT
+        folder = kept_draws(state)
+        return {} if jax.process_index() else page(folder, layout.draws(int(state["step"])))[0]
 
     columns = jax.device_put(prepared.arrays, NamedSharding(mesh, PartitionSpec()))
     return replace(
@@ -94,15 +88,10 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
         evaluate=evaluate if n.target_ess else None,
         artifacts=artifacts,
         finish=finish,
-        done=done,
+        done=partial(_has_reached, n.target_ess),
         sink=sink,
         run_files={TABLE: prepared.packed()},
-        identity={
-            "table_sha256": prepared.sha256,
-            "model_sha256": code_sha256(Path(str(model.__file__))),
-            "nuts.chains": sampler.chains,
-            "nuts.layout": "vmap" if sampler.together else "map",
-        },
+        identity=_identity(model, prepared, sampler),
     )
 
 
@@ -114,6 +103,15 @@ def make_dry_workload(config: Config, mesh: Mesh) -> Workload:
     sampler = _sampler(config, model, prepared, mesh)
     columns = jax.device_put(prepared.arrays, NamedSharding(mesh, PartitionSpec()))
     return replace(_on_shapes(sampler), batch=lambda cursor: columns)
+
+
+def _identity(model: Any, prepared: Prepared, sampler: Sampler) -> dict[str, Any]:
+    return {
+        "table_sha256": prepared.sha256,
+        "model_sha256": code_sha256(Path(str(model.__file__))),
+        "nuts.chains": sampler.chains,
+        "nuts.layout": "vmap" if sampler.together else "map",
+    }
 
 
 def _sampler(config: Config, model: Any, prepared: Prepared, mesh: Mesh) -> Sampler:
@@ -193,6 +191,11 @@ def _ess(folder: Path, judged: list[str]) -> dict[str, float]:
         "ess_bulk": min(row["ess_bulk"] for row in rows),
         "ess_tail": min(row["ess_tail"] for row in rows),
     }
+
+
+def _has_reached(target_ess: float, values: dict[str, float]) -> bool:
+    ess = min(values.get("ess_bulk", 0.0), values.get("ess_tail", 0.0))
+    return 0 < target_ess <= ess and values["rhat_rank"] <= MOST_RHAT
 
 
 def _summary(verdict: Verdict) -> dict[str, Any]:

@@ -83,8 +83,8 @@ def replicates(
     """
 
     def one(columns: Columns, draw: dict[str, Array], key: Array) -> Array:
-        made = Predictive(model, draw, batch_ndims=0, return_sites=[outcome])
-        return made(key, **columns)[outcome]
+        drawn = handlers.seed(handlers.substitute(model, draw), key)
+        return handlers.trace(drawn).get_trace(**columns)[outcome]["value"]
 
     names = _latent(model, outcome, inputs, new_rows)
     return _over_draws(one, inputs, draws, names, key)
