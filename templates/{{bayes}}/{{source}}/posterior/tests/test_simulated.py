@@ -168,6 +168,8 @@ def test_a_row_with_a_bad_k_hat_is_named() -> None:
     score = leave_one_out(xarray.DataTree.from_dict({**groups, "posterior": draws}))
     assert 7 in bad_rows(score)
     assert 7 not in bad_rows(with_exact(score, {7: 0.0}))
+    score.pareto_k.values[:4] = 0.1, 0.69, 0.71, np.nan
+    assert bad_rows(score)[:2].tolist() == [2, 3]
 
 
 def test_weights(right: xarray.DataTree) -> None:
