@@ -9,7 +9,7 @@ from ..run_config import Bounds
 
 
 def compare(
-    run_dirs: tyro.conf.Positional[tuple[str, ...]],
+    run_dirs: tyro.conf.Positional[tuple[str, ...]] = (),
     *,
     folds: Annotated[int, Bounds(least=0)] = 0,
 ) -> Exit:

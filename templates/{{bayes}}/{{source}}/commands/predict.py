@@ -10,7 +10,7 @@ from ..run_config import Bounds
 
 def predict(
     *,
-    path: Annotated[str, tyro.conf.arg(name="data.path")],
+    path: Annotated[str, tyro.conf.arg(name="data.path")] = "",
     columns: Annotated[tuple[str, ...], tyro.conf.arg(name="data.columns")] = (),
     run_dir: str = "runs/demo",
     to: str = "predictions.zarr",

@@ -223,6 +223,7 @@ def test_what_cannot_be_predicted(
 ) -> None:
     new = write_table(tmp_path / "new.csv", age=[30, 40], class_of=["low", "top"])
     predict = f"predict --run-dir {runs / 'right'} --data.path {new} --to {tmp_path}/p.zarr"
+    assert "--data.path" in run(["predict", "--run-dir", str(runs / "right")])[1]
     assert run(predict.split())[0] == Exit.USER
     assert run(f"{predict} --data.columns g=class_of".split())[0] == Exit.USER
     words = capsys.readouterr().err
