@@ -29,6 +29,7 @@ LEAVES = {"records.plots", "records.report", "records.trace", "trained"}
 DATA = {"llm": "text", "diffusion": "images", "bayes": "posterior"}
 DATA_OF_ALL = {"training.given", "training.prepared"}  # what those rooms have in common
 IMPORTED_AS = {"scikit": "sklearn", "pillow": "PIL", "flatbuffers": "jax", "arviz": "arviz_stats"}
+IMPORTED_AS["h5netcdf"] = "xarray"
 LIMITS = {"llm": (1800, 3800, 6050, 61), "diffusion": (3450, 4900, 7800, 90)}
 LIMITS["bayes"] = (1500, 3300, 4900, 61)
 LONG_FUNCTIONS = {("runtime.loop", "_run")}  # the one place where a run reads top to bottom

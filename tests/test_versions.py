@@ -32,6 +32,7 @@ CORE_TESTS["bayes"] = [
     "posterior/test_table",
 ]
 CORE_TESTS["bayes"] += ["posterior/test_draws", "posterior/test_diagnosis"]
+CORE_TESTS["bayes"] += ["posterior/test_simulated", "test_fitted"]
 CORE_TESTS["llm"] += ["text/test_tokenizer"]
 CORE_TESTS["diffusion"] += ["images/test_metrics", "images/test_decode"]
 

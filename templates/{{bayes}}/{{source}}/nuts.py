@@ -71,12 +71,15 @@ def make_sampler(
     return Sampler(kernel, config, chains, together, columns, mesh, treedef, names)
 
 
-def init_state(sampler: Sampler, key: Array) -> State:
+def init_state(sampler: Sampler, key: Array, columns: Columns | None = None) -> State:
     """First state: each chain begins at a point of its own, uniform in [-2, 2] unconstrained, or
     at a draw of a guide of its own that is fitted from there.
+
+    columns: others than the sampler's, of the same shapes
     """
+    columns = sampler.columns if columns is None else columns
     begin, keys = partial(begin_chain, sampler), jax.random.split(key, sampler.chains)
-    chain = spread(sampler, begin, keys, sampler.columns)
+    chain = spread(sampler, begin, keys, columns)
     sums = jnp.zeros((sampler.chains, _flat(chain).shape[1]))
     counts = jnp.zeros((sampler.chains,), jnp.int32)
     running = {"mean": sums, "within": sums, "between": sums, "divergences": counts}

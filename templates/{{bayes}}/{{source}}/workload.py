@@ -14,7 +14,8 @@ from jax.sharding import Mesh
 
 from . import models
 from .config import Config
-from .contract import Beat, Section, State, Workload
+from .contract import Artifact, Beat, Section, State, Workload
+from .criticised import make_page
 from .fit_nuts import nuts_method
 from .fit_svi import svi_method
 from .method import Method
@@ -22,6 +23,8 @@ from .posterior.diagnosis import MOST_RHAT, Verdict, agreement, judge
 from .posterior.draws import DrawStore, Layout, lay_out, read_draws
 from .posterior.table import Prepared, prepare, read_table
 from .records import mirror, store
+from .records.provenance import versions
+from .run_config import to_dict
 from .runtime.agree import from_first
 from .runtime.distributed import barrier, unique
 from .sites import axes_of
@@ -35,6 +38,7 @@ FIGURES = {
     **{"ess_bulk": "bulk ESS {:.0f}", "ess_tail": "tail ESS {:.0f}"},
     "shift": "{:.2g} sd from the mean by importance",
 }
+TABLE = "table.npz"  # in DIR/inputs: the prepared columns
 
 
 def make_workload(config: Config, mesh: Mesh) -> Workload:
@@ -45,6 +49,7 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
     if not begun:
         method.check_start()
     layout = _layout(config, model, prepared, method)
+    page = make_page(model, prepared, layout.attributes["judged"], config.run.seed)
     if jax.process_index() == 0:
         log.info("%s", method.words)
 
@@ -52,45 +57,50 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
     def sink(folder: Path) -> DrawStore:
         return DrawStore(folder, layout)
 
-    def kept_draws(state: State) -> Any:
-        """All draws so far, in process 0; the others wait until theirs are on disk."""
-        draws = sink(mirror.local(config.run.run_dir) / "outputs")
-        draws.write(int(state["step"]))
+    notes: dict[str, float] = {}
+
+    def kept_draws(state: State) -> tuple[Path, int]:
+        """Where the draws so far are, and how many; all processes wait until theirs are there."""
+        step = int(state["step"])
+        draws, count = sink(mirror.local(config.run.run_dir) / "outputs"), layout.draws(step)
+        if method.draw and count and not notes:
+            outputs, found = method.draw(state)
+            draws.add(step, outputs)
+            notes.update(found)
+        draws.write(step)
         draws.durable()
         barrier("draws")
-        return draws.folder
+        return draws.folder, count
 
     def evaluate(state: State, beat: Beat) -> dict[str, float]:
         if not n.target_ess or layout.draws(int(state["step"])) < n.chunk:
             return {}
-        folder = kept_draws(state)
+        folder, _ = kept_draws(state)
         beat()
         return from_first(unique("ess"), lambda: _ess(folder, layout.attributes["judged"]))
 
+    def artifacts(state: State, beat: Beat) -> dict[str, Artifact]:
+        folder, count = kept_draws(state)
+        return {} if jax.process_index() else page(folder, count)[0]
+
     def finish(state: State, beat: Beat) -> tuple[dict[str, Any], dict[str, Section]]:
-        step, notes = int(state["step"]), dict[str, float]()
-        if method.draw:
-            step, (outputs, notes) = config.run.steps, method.draw(state)
-            sink(mirror.local(config.run.run_dir) / "outputs").add(step, outputs)
-        folder, drawn = kept_draws(state), layout.draws(step)
+        folder, count = kept_draws(state)
         if jax.process_index():
             return {}, {}
         noted = replace(layout, attributes=layout.attributes | notes)
-        lay_out(folder, noted, drawn, drawn)  # a run that has ended early leaves no room behind
+        lay_out(folder, noted, count, count)  # a run that has ended early leaves no room behind
         beat()
         verdict = judge(read_draws(folder), layout.attributes["judged"])
-        return _summary(verdict), _sections(verdict)
-
-    def done(values: dict[str, float]) -> bool:
-        ess = min(values.get("ess_bulk", 0.0), values.get("ess_tail", 0.0))
-        return 0 < n.target_ess <= ess and values["rhat_rank"] <= MOST_RHAT
+        return _summary(verdict), page(folder, count)[1] | _sections(verdict)
 
     return replace(
         method.workload,
         evaluate=evaluate if n.target_ess and not method.draw else None,
+        artifacts=artifacts,
         finish=finish,
-        done=done,
+        done=partial(_has_reached, n.target_ess),
         sink=sink,
+        run_files={TABLE: prepared.packed()},
         identity={
             "table_sha256": prepared.sha256,
             "model_sha256": code_sha256(model),
@@ -148,6 +158,8 @@ def _layout(config: Config, model: Any, prepared: Prepared, method: Method) -> L
             "scales": {name: list(scale) for name, scale in prepared.scales.items()},
             "seed": config.run.seed,
             "inference_library": "numpyro",
+            "versions": versions(),
+            "config": to_dict(config),
         },
     )
 
@@ -160,6 +172,11 @@ def _ess(folder: Path, judged: list[str]) -> dict[str, float]:
         "ess_bulk": min(row["ess_bulk"] for row in rows),
         "ess_tail": min(row["ess_tail"] for row in rows),
     }
+
+
+def _has_reached(target_ess: float, values: dict[str, float]) -> bool:
+    ess = min(values.get("ess_bulk", 0.0), values.get("ess_tail", 0.0))
+    return 0 < target_ess <= ess and values["rhat_rank"] <= MOST_RHAT
 
 
 def _summary(verdict: Verdict) -> dict[str, Any]:

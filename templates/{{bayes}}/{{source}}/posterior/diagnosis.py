@@ -163,11 +163,16 @@ def _places(draws: xarray.Dataset) -> Iterator[tuple[str, Any, tuple[int, ...]]]
         constant = (array == array[0, 0]).all(("chain", "draw")).values
         for place in np.ndindex(constant.shape):
             if not constant[place]:
-                labels = [
-                    str(array[dim].values[i]) if dim in array.coords else str(i)
-                    for dim, i in zip(array.dims[2:], place, strict=True)
-                ]
-                yield f"{name}[{', '.join(labels)}]" if labels else str(name), name, place
+                yield label(array, place), name, place
+
+
+def label(array: xarray.DataArray, place: tuple[int, ...]) -> str:
+    """The name of a number among draws of an array, such as theta[A]."""
+    labels = [
+        str(array[dim].values[i]) if dim in array.coords else str(i)
+        for dim, i in zip(array.dims[2:], place, strict=True)
+    ]
+    return f"{array.name}[{', '.join(labels)}]" if labels else str(array.name)
 
 
 def _problems(figures: dict[str, float], rows: Any, bfmi: np.ndarray) -> list[str]:

@@ -131,6 +131,11 @@ def lay_out(folder: Path, layout: Layout, kept: int, total: int | None = None) -
         coords = {"chain": [*range(layout.chains)], "draw": [*range(total)]}
         coords |= {name: names for name, names in layout.coords.items() if name in used}
         _name_axes(root[group], coords)
+    consolidate(folder)
+
+
+def consolidate(folder: Path) -> None:
+    """Let readers find all groups of a Zarr store in one file."""
     with warnings.catch_warnings():  # that readers other than xarray may not look for it
         warnings.simplefilter("ignore")
         zarr.consolidate_metadata(str(folder))

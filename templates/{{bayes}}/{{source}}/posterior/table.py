@@ -6,6 +6,8 @@ from 0 on) and `predictors` (any number of real columns, each standardised, to o
 """
 
 import hashlib
+import io
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ from .settings import DataConfig
 
 type Table = Mapping[str, Sequence[Any]]
 """Column -> its cells, as a file holds them: numbers, texts, None where one is missing."""
+ABOUT = "about the table"  # no column of a model, which are Python's names
 MISSING = {"", "na", "nan", "null", "none"}
 
 
@@ -32,7 +35,7 @@ class Prepared:
     coords: dict[str, list[Any]]
     """Axis -> the names along it."""
     scales: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Standardised column -> its mean and deviation."""
+    """Predictor, or `model.` and the model's name of a column -> its mean and deviation."""
 
     @property
     def sha256(self) -> str:
@@ -41,6 +44,21 @@ class Prepared:
         for name, array in sorted(self.arrays.items()):
             digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
         return digest.hexdigest()
+
+    def packed(self) -> bytes:
+        """All of it as an .npz file, which `unpack` reads."""
+        file = io.BytesIO()
+        about = json.dumps([self.sizes, self.coords, self.scales])
+        np.savez(file, **self.arrays, **{ABOUT: np.array(about)})  # type: ignore[arg-type]
+        return file.getvalue()
+
+    @classmethod
+    def unpack(cls, content: bytes) -> "Prepared":
+        """What `packed` wrote."""
+        with np.load(io.BytesIO(content)) as file:
+            arrays = {name: file[name] for name in file.files}
+        sizes, coords, scales = json.loads(str(arrays.pop(ABOUT)))
+        return cls(arrays, sizes, coords, {n: (m, d) for n, (m, d) in scales.items()})
 
 
 def read_table(path: str) -> Table:
@@ -91,7 +109,8 @@ def prepare(
     wanted = {name: column for name, column in wanted.items() if name != without or column in table}
     used = {*wanted.values(), data.index}
     rest = [c for c in table if c not in used and c != renamed.get(without, without)]
-    predictors = [*data.predictors] or rest if PREDICTORS in columns.values() else []
+    of_fit = [*data.predictors] or rest if known is None else known.coords["predictor"]
+    predictors = of_fit if PREDICTORS in columns.values() else []
     _check_names(
         place, {*wanted.values(), *predictors, data.index} - {""}, {*table}, "of the table"
     )
@@ -111,7 +130,7 @@ def prepare(
         else:
             found.arrays[name] = read.numbers(columns[name], table, renamed)
         if columns[name] == "standardised":
-            found.arrays[name] = _standardise(found, column)(found.arrays[name])
+            found.arrays[name] = _standardise(found, f"model.{name}")(found.arrays[name])
     if PREDICTORS in columns.values():
         matrix = [
             _standardise(found, column)(_Column(table[column], column, place).numbers("real"))
