@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from .calibration import AT_ONCE, RANKS, Calibration, calibrate_step, init_state, judge_ranks
@@ -17,6 +16,7 @@ from .config import Config
 from .contract import Artifact, Beat, Section, State, Workload
 from .errors import UserError
 from .nuts import make_sampler
+from .posterior.page import to_image
 from .records import mirror
 from .runtime.distributed import barrier
 from .runtime.sink import NpzFiles, read_outputs
@@ -111,9 +111,7 @@ def draw_curves(calibration: Calibration) -> np.ndarray:
         axes.plot(at, curve - at, color=f"C{number % 10}", **style)
     axes.set(xlabel="rank / number of ranked draws", ylabel="share of ranks below, less uniform")
     axes.legend(fontsize="small", frameon=False)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return to_image(figure)
 
 
 def _outputs(config: Config) -> Path:

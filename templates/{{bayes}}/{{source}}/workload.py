@@ -5,6 +5,7 @@ import functools
 import hashlib
 import logging
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 

@@ -87,7 +87,7 @@ def _predictive(tree: Any, outcome: str) -> np.ndarray:
     third.fill_between(at, lower, upper, color=GREY, alpha=0.3)
     third.step(at, curve, where="post", color=BLUE)
     third.set_title("LOO-PIT less uniform; grey: 95 % of right models")
-    return _image(figure)
+    return to_image(figure)
 
 
 def _traces(chosen: Quantities) -> np.ndarray:
@@ -106,7 +106,7 @@ def _traces(chosen: Quantities) -> np.ndarray:
         right.axhline(draws.shape[1] / BINS, color=INK, linewidth=0.8, linestyle=":")
         left.set_title(f"{name}: draws")
         right.set_title("ranks by chain")
-    return _image(figure)
+    return to_image(figure)
 
 
 def _pair(chosen: Quantities, pair: Sequence[str], diverging: Any) -> np.ndarray:
@@ -119,7 +119,7 @@ def _pair(chosen: Quantities, pair: Sequence[str], diverging: Any) -> np.ndarray
         axes.legend(frameon=False)
     axes.set_xlabel(pair[0])
     axes.set_ylabel(pair[1])
-    return _image(figure)
+    return to_image(figure)
 
 
 def _forest(chosen: Quantities) -> np.ndarray:
@@ -133,7 +133,7 @@ def _forest(chosen: Quantities) -> np.ndarray:
     axes.set_yticks(range(len(chosen)), [*chosen])
     axes.invert_yaxis()
     axes.set_title("median, 50 % and 90 % intervals")
-    return _image(figure)
+    return to_image(figure)
 
 
 def _loo_rows(tree: Any, prepared: Prepared) -> dict[str, Any]:
@@ -184,7 +184,8 @@ def _range(draws: np.ndarray) -> str:
     return f"{low:.3g} to {high:.3g}"
 
 
-def _image(figure: Figure) -> np.ndarray:
+def to_image(figure: Figure) -> np.ndarray:
+    """Its pixels."""
     figure.set_dpi(DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
