@@ -40,10 +40,9 @@ FIGURES = {
 def make_workload(config: Config, mesh: Mesh) -> Workload:
     """The fit of a model to a table: the user's, or the example of the model."""
     model, n = models.load(config.model.name), config.nuts
-    path = config.data.path
-    prepared = prepare(read_table(path) if path else model.example(), model.COLUMNS, config.data)
-    begun = _begun_with(config)
-    method = METHODS[config.method](config, model, prepared, mesh, begun)
+    table = read_table(config.data.path) if config.data.path else model.example()
+    prepared = prepare(table, model.COLUMNS, config.data)
+    method = METHODS[config.method](config, model, prepared, mesh, begun := _begun_with(config))
     if not begun:
         method.check_start()
     layout = _layout(config, model, prepared, method)
@@ -57,6 +56,8 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
     def kept_draws(state: State) -> Any:
         """All draws so far, in process 0; the others wait until theirs are on disk."""
         draws = sink(mirror.local(config.run.run_dir) / "outputs")
+        if method.draw:
+            draws.add(config.run.steps, method.draw(state))
         draws.write(int(state["step"]))
         draws.durable()
         barrier("draws")
@@ -70,14 +71,11 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
         return from_first(unique("ess"), lambda: _ess(folder, layout.attributes["judged"]))
 
     def finish(state: State, beat: Beat) -> tuple[dict[str, Any], dict[str, Section]]:
-        step, notes = int(state["step"]), dict[str, float]()
-        if method.draw:
-            step, (outputs, notes) = config.run.steps, method.draw(state)
-            sink(mirror.local(config.run.run_dir) / "outputs").add(step, outputs)
+        step = config.run.steps if method.draw else int(state["step"])
         folder, drawn = kept_draws(state), layout.draws(step)
         if jax.process_index():
             return {}, {}
-        noted = replace(layout, attributes=layout.attributes | notes)
+        noted = replace(layout, attributes=layout.attributes | method.notes())
         lay_out(folder, noted, drawn, drawn)  # a run that has ended early leaves no room behind
         beat()
         verdict = judge(read_draws(folder), layout.attributes["judged"])
