@@ -1,5 +1,7 @@
 """Guides that must be exact, minibatches that must be unbiased, and guides that must be refused."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -191,6 +193,9 @@ def test_one_compilation() -> None:
         for number in range(3):
             state, *_ = step(state, workload.batch(number * workload.stride))
         assert counter.count == before + 1
+        program = step.lower(state, workload.batch(0)).compile().as_text()
+    found = re.findall(r"\b(all-reduce|all-gather|all-to-all|collective-permute)\(", program)
+    assert {*found} == {"all-reduce"}, "gradients cross devices, rows do not"
 
 
 def test_seeds_differ() -> None:
