@@ -24,13 +24,7 @@ CORE_TESTS = {
     "llm": [*SHARED, *TRAINED, "test_model", "test_hub", "test_data", "text/test_corpus"],
     "diffusion": [*SHARED, *TRAINED, "test_samplers", "test_trained", "images/test_sources"],
 }
-CORE_TESTS["bayes"] = [
-    *SHARED,
-    "test_nuts",
-    "test_svi",
-    "models/test_models",
-    "posterior/test_table",
-]
+CORE_TESTS["bayes"] = ["test_nuts", "test_svi", "models/test_models", "posterior/test_table"]
 CORE_TESTS["bayes"] += ["posterior/test_draws", "posterior/test_diagnosis"]
 CORE_TESTS["bayes"] += ["posterior/test_simulated", "test_fitted"]
 CORE_TESTS["llm"] += ["text/test_tokenizer"]

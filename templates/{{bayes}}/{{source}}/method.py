@@ -21,6 +21,7 @@ class Method:
     """Steps whose outputs are not kept."""
     words: str
     """Of the run, for its first line."""
-    draw: Callable[[State], tuple[Outputs, dict[str, float]]] | None = None
-    """Draws at the end of the run, on one chain, and what is noted beside them; None = each step
-    gives its own."""
+    draw: Callable[[State], Outputs] | None = None
+    """Draws at the end of the run, on one chain; None = each step gives its own."""
+    notes: Callable[[], dict[str, float]] = dict
+    """What is noted beside the draws at the end."""

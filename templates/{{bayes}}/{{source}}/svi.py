@@ -121,7 +121,7 @@ def make_fit(
 def batch_at(fit: Fit, cursor: int) -> Batch:
     """The rows of the updates of a step, split over all devices. The cursor counts rows."""
     if fit.batch_rows == fit.rows:
-        return _placed(fit, np.arange(fit.rows)[None])
+        return whole_table(fit)
     places = cursor + np.arange(fit.config.chunk * fit.batch_rows)
     chosen = np.empty_like(places)
     for epoch in range(places[0] // fit.rows, places[-1] // fit.rows + 1):
@@ -165,11 +165,8 @@ def fit_step(fit: Fit, state: State, batch: Batch) -> tuple[State, Metrics, Outp
     # A gradient that is not finite shows in the parameters first.
     is_finite = jnp.isfinite(ravel_pytree(params)[0]).all()
     metrics = {"loss": jnp.where(is_finite, losses.mean(), jnp.nan)}
-    return (
-        state | {"step": state["step"] + 1, "params": params, "opt_state": opt_state},
-        metrics,
-        {},
-    )
+    state = state | {"step": state["step"] + 1, "params": params, "opt_state": opt_state}
+    return state, metrics, {}
 
 
 def draw_guide(fit: Fit, state: State, table: Batch) -> Outputs:
@@ -180,9 +177,7 @@ def draw_guide(fit: Fit, state: State, table: Batch) -> Outputs:
     """
     svi, data = _made(fit, state["key"], table), _update_of(table, 0)
     guide, params = svi.guide, svi.get_params(SVIState((0, (state["params"], None)), None, None))
-    if (
-        fit.config.guide == "laplace"
-    ):  # fitted as a point; its normal is that of the curvature there
+    if fit.config.guide == "laplace":  # is a point until here; the curvature makes it a normal
         curvature = guide.get_transform(params)
         guide = autoguide.AutoMultivariateNormal(fit.model, init_loc_fn=init_to_median)
         handlers.seed(guide, state["key"])(*data)
@@ -227,8 +222,7 @@ def point_of_guide(model: Callable[..., None], key: Array, columns: Columns) -> 
     Guides that begin apart find modes apart, so that R-hat still sees them.
     """
     guide = autoguide.AutoNormal(model)
-    rate = optax.cosine_decay_schedule(START_RATE, START_UPDATES, LAST_RATE)
-    svi = SVI(model, guide, optax.adam(rate, b2=MEMORY), Trace_ELBO())
+    svi = _svi(guide, START_RATE, START_UPDATES)
     begin, draw = jax.random.split(key)
     fitted = svi.run(begin, START_UPDATES, progress_bar=False, stable_update=True, **columns)
     drawn = guide.sample_posterior(draw, fitted.params, **columns)
@@ -236,12 +230,17 @@ def point_of_guide(model: Callable[..., None], key: Array, columns: Columns) -> 
     return unconstrain_fn(model, (), dict(columns), found)
 
 
+def _svi(guide: autoguide.AutoGuide, rate: float, updates: int, particles: int = 1) -> SVI:
+    falling = optax.cosine_decay_schedule(rate, updates, LAST_RATE)
+    optimizer = optax.adam(falling, b2=MEMORY)
+    return SVI(guide.model, guide, optimizer, Trace_ELBO(num_particles=particles))
+
+
 def _made(fit: Fit, key: Array | None = None, batch: Batch | None = None) -> SVI:
     """SVI with a guide that has seen the batch, whose first values nobody reads."""
     c = fit.config
-    rate = optax.cosine_decay_schedule(c.learning_rate, fit.steps * c.chunk, LAST_RATE)
     guide = GUIDES[c.guide](fit.model, init_loc_fn=init_to_median)
-    svi = SVI(fit.model, guide, optax.adam(rate, b2=MEMORY), Trace_ELBO(num_particles=c.particles))
+    svi = _svi(guide, c.learning_rate, fit.steps * c.chunk, c.particles)
     if batch is not None:
         svi.init(key, *_update_of(batch, 0))
     return svi

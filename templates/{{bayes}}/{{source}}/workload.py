@@ -58,16 +58,15 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
     def sink(folder: Path) -> DrawStore:
         return DrawStore(folder, layout)
 
-    notes: dict[str, float] = {}
+    made: list[int] = []  # steps at which a method has drawn all at once
 
     def kept_draws(state: State) -> tuple[Path, int]:
         """Where the draws so far are, and how many; all processes wait until theirs are there."""
         step = int(state["step"])
         draws, count = sink(mirror.local(config.run.run_dir) / "outputs"), layout.draws(step)
-        if method.draw and count and not notes:
-            outputs, found = method.draw(state)
-            draws.add(step, outputs)
-            notes.update(found)
+        if method.draw and count and step not in made:
+            draws.add(step, method.draw(state))
+            made.append(step)
         draws.write(step)
         draws.durable()
         barrier("draws")
@@ -88,7 +87,7 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
         folder, count = kept_draws(state)
         if jax.process_index():
             return {}, {}
-        noted = replace(layout, attributes=layout.attributes | notes)
+        noted = replace(layout, attributes=layout.attributes | method.notes())
         lay_out(folder, noted, count, count)  # a run that has ended early leaves no room behind
         beat()
         verdict = judge(read_draws(folder), layout.attributes["judged"])

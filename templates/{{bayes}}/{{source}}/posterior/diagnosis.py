@@ -92,11 +92,11 @@ def judge_guide(
     `notes`: what `settling` found. A row's `shift` is how far the mean by importance is away.
     """
     smoothed, khat = -np.full(log_weights.size, np.log(log_weights.size)), np.inf
-    if log_weights.std() < EQUAL:
-        khat = 0.0  # of an exact guide, whose weights have no tail
-    elif np.isfinite(log_weights).all():
-        # ArviZ takes log likelihoods, whose reciprocals are the weights of leave-one-out.
-        smoothed, khat = array_stats.psislw(-log_weights.ravel())
+    if np.isfinite(log_weights).all():
+        # ArviZ takes log likelihoods, whose reciprocals are the weights of leave-one-out. An exact
+        # guide has equal weights, which have no tail.
+        is_exact = log_weights.std() < EQUAL
+        smoothed, khat = (smoothed, 0) if is_exact else array_stats.psislw(-log_weights.ravel())
     figures = {
         "khat": float(khat),
         "elbo": float(log_weights.mean()),
