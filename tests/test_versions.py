@@ -9,25 +9,19 @@ from installed import MINI, ONE_MESH, TINY, losses_of, uv
 from updating import PINNED, adopt, follow_releases
 
 pytestmark = pytest.mark.slow
-# Emitted tests that together run every dependency, and are short: for the lowest versions.
+# Emitted tests that together run every dependency, and are short, for the lowest versions: shared
+# rooms meet those of their dependencies with llm.
 OPTIONS = {"llm": MINI, "diffusion": "--sample.images 20 --eval-every-steps 0"}
 OPTIONS["bayes"] = "--nuts.warmup 100"
-SHARED = ["test_cli", "runtime/test_checkpoint"]
-SHARED += ["records/test_telemetry", "records/test_trackers", "records/test_report"]
-TRAINED = [
-    "test_step",
-    "training/test_optim",
-    "training/test_batches",
-    "training/test_weights_file",
-]
 CORE_TESTS = {
-    "llm": [*SHARED, *TRAINED, "test_model", "test_hub", "test_data", "text/test_corpus"],
-    "diffusion": [*SHARED, *TRAINED, "test_samplers", "test_trained", "images/test_sources"],
+    "llm": ["test_step", "test_cli", "training/test_optim", "runtime/test_checkpoint"],
+    "diffusion": ["test_step", "test_samplers", "test_trained", "images/test_sources"],
+    "bayes": ["test_svi", "models/test_models", "posterior/test_table", "posterior/test_draws"],
 }
-CORE_TESTS["bayes"] = ["test_nuts", "test_svi", "models/test_models", "posterior/test_table"]
-CORE_TESTS["bayes"] += ["posterior/test_draws", "posterior/test_diagnosis"]
-CORE_TESTS["bayes"] += ["posterior/test_simulated", "test_fitted"]
-CORE_TESTS["llm"] += ["text/test_tokenizer"]
+CORE_TESTS["llm"] += ["records/test_telemetry", "records/test_trackers", "records/test_report"]
+CORE_TESTS["llm"] += ["training/test_batches", "training/test_weights_file", "test_model"]
+CORE_TESTS["llm"] += ["test_hub", "test_data", "text/test_corpus", "text/test_tokenizer"]
+CORE_TESTS["bayes"] += ["posterior/test_diagnosis", "posterior/test_simulated"]
 CORE_TESTS["diffusion"] += ["images/test_metrics", "images/test_decode"]
 
 
