@@ -11,8 +11,11 @@ from updating import PINNED, adopt, follow_releases
 pytestmark = pytest.mark.slow
 # Emitted tests that together run every dependency, and are short, for the lowest versions: shared
 # rooms meet those of their dependencies with llm.
-OPTIONS = {"llm": MINI, "diffusion": "--sample.images 20 --eval-every-steps 0"}
-OPTIONS["bayes"] = "--nuts.warmup 100"
+OPTIONS = {
+    "llm": f"--steps 3 {MINI}",
+    "diffusion": "--steps 3 --sample.images 20 --eval-every-steps 0",
+    "bayes": "--steps 12 --nuts.warmup 200",  # fewer draws are refused
+}
 CORE_TESTS = {
     "llm": ["test_step", "test_cli", "training/test_optim", "runtime/test_checkpoint"],
     "diffusion": ["test_step", "test_samplers", "test_trained", "images/test_sources"],
@@ -39,10 +42,8 @@ def test_the_lowest_dependencies_pass_the_core_tests(
     assert all(file.is_file() for file in wanted), "CORE_TESTS names a test that is not there"
     tests = ["-q", "-k", ONE_MESH, *map(str, wanted)]
     print(uv(project, "run", "--no-sync", "pytest", *tests)[-2000:])
-    run = ["--steps", "3", "--run-dir", "runs/short", *OPTIONS[kind].split()]
-    # Two hundred draws of each chain are too few to be trusted.
-    command = ["fit", "demo", "--steps", "12"] if kind == "bayes" else ["train", "demo"]
-    uv(project, "run", "--no-sync", "acorn", *command, *run)
+    command = ["fit" if kind == "bayes" else "train", "demo", "--run-dir", "runs/short"]
+    uv(project, "run", "--no-sync", "acorn", *command, *OPTIONS[kind].split())
     assert (project / "runs" / "short" / "summary.json").is_file()
     shutil.rmtree(project / ".venv")
 

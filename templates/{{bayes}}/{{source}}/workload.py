@@ -4,6 +4,7 @@ import ast
 import functools
 import hashlib
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -54,23 +55,7 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
     if jax.process_index() == 0:
         log.info("%s", method.words)
 
-    @functools.cache
-    def sink(folder: Path) -> DrawStore:
-        return DrawStore(folder, layout)
-
-    made: list[int] = []  # steps at which a method has drawn all at once
-
-    def kept_draws(state: State) -> tuple[Path, int]:
-        """Where the draws so far are, and how many; all processes wait until theirs are there."""
-        step = int(state["step"])
-        draws, count = sink(mirror.local(config.run.run_dir) / "outputs"), layout.draws(step)
-        if method.draw and count and step not in made:
-            draws.add(step, method.draw(state))
-            made.append(step)
-        draws.write(step)
-        draws.durable()
-        barrier("draws")
-        return draws.folder, count
+    sink, kept_draws = _make_keeping(config, method, layout)
 
     def evaluate(state: State, beat: Beat) -> dict[str, float]:
         if not n.target_ess or layout.draws(int(state["step"])) < n.chunk:
@@ -107,6 +92,30 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
             **method.workload.identity,
         },
     )
+
+
+def _make_keeping(
+    config: Config, method: Method, layout: Layout
+) -> tuple[Callable[[Path], DrawStore], Callable[[State], tuple[Path, int]]]:
+    """The sink, and what brings all draws of a state to disk: where they are, and how many."""
+    made: list[int] = []  # steps at which a method has drawn all at once
+
+    @functools.cache
+    def sink(folder: Path) -> DrawStore:
+        return DrawStore(folder, layout)
+
+    def kept_draws(state: State) -> tuple[Path, int]:
+        step = int(state["step"])
+        draws, count = sink(mirror.local(config.run.run_dir) / "outputs"), layout.draws(step)
+        if method.draw and count and step not in made:
+            draws.add(step, method.draw(state))
+            made.append(step)
+        draws.write(step)
+        draws.durable()
+        barrier("draws")
+        return draws.folder, count
+
+    return sink, kept_draws
 
 
 def read_data(config: Config) -> tuple[Any, Prepared]:
