@@ -11,7 +11,18 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from matplotlib.figure import Figure
 
-from .calibration import AT_ONCE, RANKS, Calibration, calibrate_step, init_state, judge_ranks
+from .calibration import (
+    AT_ONCE,
+    RANKS,
+    Calibration,
+    Fits,
+    Subject,
+    calibrate_step,
+    fit_by_nuts,
+    fit_by_svi,
+    init_state,
+    judge_ranks,
+)
 from .config import Config
 from .contract import Artifact, Beat, Section, State, Workload
 from .errors import UserError
@@ -20,12 +31,13 @@ from .posterior.page import to_image
 from .records import mirror
 from .runtime.distributed import barrier
 from .runtime.sink import NpzFiles, read_outputs
+from .svi import make_fit
 from .workload import code_sha256, read_data
 
 
 def settings_of(config: Config, simulations: int) -> Config:
     """The settings of the run that calibrates those of a fit, in a folder within the fit's."""
-    if config.nuts.warmup < RANKS:
+    if config.method == "nuts" and config.nuts.warmup < RANKS:
         raise UserError(
             got=f"--nuts.warmup {config.nuts.warmup}",
             expected=f"at least {RANKS}: as many draws follow, which are ranked",
@@ -42,8 +54,8 @@ def settings_of(config: Config, simulations: int) -> Config:
     return replace(config, run=run, nuts=replace(config.nuts, chunk=config.nuts.warmup))
 
 
-def make_calibration(config: Config, mesh: Mesh) -> Workload:
-    """Simulations from the model and the sampler of a fit. config: as `settings_of` gives it."""
+def make_calibration(fitted: Config, config: Config, mesh: Mesh) -> Workload:
+    """Simulations from the model of a fit, and fits of them; config: of `settings_of`."""
     if AT_ONCE % mesh.size:
         raise UserError(
             got=f"{mesh.size} devices",
@@ -53,6 +65,16 @@ def make_calibration(config: Config, mesh: Mesh) -> Workload:
     model, prepared = read_data(config)
     columns, sizes = prepared.arrays, prepared.sizes
     sampler = make_sampler(config.nuts, model.model, columns, sizes, mesh, AT_ONCE)
+    identity: dict[str, Any] = {"nuts.layout": "vmap" if sampler.together else "map"}
+    means: tuple[str, ...] = ("accept", "diverging", "leapfrogs")
+    fit: Fits = partial(fit_by_nuts, sampler)
+    if config.method == "svi":
+        settings = replace(config.svi, draws=RANKS - 1, batch_rows=0)
+        steps, seed = fitted.run.steps, config.run.seed
+        guide = make_fit(settings, steps, seed, model.model, columns, sizes, mesh)
+        means, fit = ("loss",), partial(fit_by_svi, guide)
+        identity |= {"svi.steps": steps}
+    subject = Subject(sampler.kernel.model, model.OUTCOME, fit, mesh, sampler.together)
     placed = jax.device_put(columns, NamedSharding(mesh, PartitionSpec()))
 
     @functools.cache
@@ -76,18 +98,18 @@ def make_calibration(config: Config, mesh: Mesh) -> Workload:
 
     return Workload(
         init=init_state,
-        step=partial(calibrate_step, sampler, model.OUTCOME),
+        step=partial(calibrate_step, subject),
         batch=lambda cursor: placed,
         specs=lambda state: jax.tree.map(lambda _: PartitionSpec(), state),
         rate=("simulations", AT_ONCE),
-        means=("accept", "diverging", "leapfrogs"),
+        means=means,
         finish=finish,
         artifacts=artifacts,
         sink=sink,
         identity={
             "table_sha256": prepared.sha256,
             "model_sha256": code_sha256(model),
-            "nuts.layout": "vmap" if sampler.together else "map",
+            **identity,
         },
     )
 

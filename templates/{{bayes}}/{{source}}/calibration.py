@@ -6,6 +6,8 @@ was drawn among the draws of its posterior is uniform (Talts et al. 2018, arXiv:
 functions of one state, for the loop that all runs share. Judges no single fit.
 """
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,12 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from arviz_stats.ecdf_utils import ecdf_pit
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 from numpyro import handlers
 from numpyro.infer.util import log_likelihood
 
+from . import svi
 from .contract import Metrics, Outputs, State
-from .nuts import Chain, Columns, Sampler, begin_chain, next_chunk, spread
+from .nuts import Chain, Sampler, begin_chain, next_chunk, spread
+from .sites import Columns
 
 AT_ONCE = 8  # simulations a step
 RANKS = 100  # a rank is one of so many numbers: of the draws, RANKS - 1 are compared
@@ -29,60 +34,95 @@ LIKELIHOOD = "log_likelihood"  # notices what parameters do not: data that are i
 # wrongly (Modrák et al. 2023, Simulation-based calibration checking for Bayesian computation)
 
 
+type Fits = Callable[[Array, Columns], tuple[dict[str, Array], Metrics]]
+"""Key, data -> RANKS - 1 draws of the posterior by quantity, and how the fit fared."""
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What is calibrated: a model and how it is fitted."""
+
+    model: Callable[..., None]
+    """Of columns; without the outcome it draws that."""
+    outcome: str
+    fit: Fits
+    mesh: Mesh
+    together: bool
+    """Whether the simulations of a device run together (vmap) or one after the other."""
+
+
 def init_state(key: Array) -> State:
     """The key is all that a simulation starts from."""
     return {"step": jnp.zeros((), jnp.int32), "key": key}
 
 
 def calibrate_step(
-    sampler: Sampler, outcome: str, state: State, columns: Columns
+    subject: Subject, state: State, columns: Columns
 ) -> tuple[State, Metrics, Outputs]:
-    """AT_ONCE simulations; outputs are ranks, from 0 to RANKS - 1. `sampler.chains` is AT_ONCE.
-
-    The chain of each is warmed up for a chunk of draws, and RANKS - 1 of the next chunk are ranked.
-    """
+    """AT_ONCE simulations, spread over the devices; outputs are ranks, from 0 to RANKS - 1."""
     keys = jax.random.split(jax.random.fold_in(state["key"], state["step"]), AT_ONCE)
-    one = partial(_simulate, sampler, outcome)
-    ranks, shares = spread(sampler, one, keys, columns)
-    metrics = {name: share.mean() for name, share in shares.items()}
+    one = partial(_simulate, subject)
+    ranks, fared = spread(subject.mesh, subject.together, one, keys, columns)
+    metrics = {name: value.mean() for name, value in fared.items()}
     return state | {"step": state["step"] + 1}, metrics, ranks
 
 
 def _simulate(
-    sampler: Sampler, outcome: str, key: Array, columns: Columns
-) -> tuple[dict[str, Int[Array, "..."]], dict[str, Float[Array, ""]]]:
-    """Ranks of one simulation by quantity, and how its chain fared."""
-    of_model, of_chain = jax.random.split(key)
-    model = sampler.kernel.model
-    given = {name: column for name, column in columns.items() if name != outcome}
-    sites = handlers.trace(handlers.seed(model, of_model)).get_trace(**given)
+    subject: Subject, key: Array, columns: Columns
+) -> tuple[dict[str, Int[Array, "..."]], Metrics]:
+    """Ranks of one simulation by quantity, and how its fit fared."""
+    of_model, of_fit = jax.random.split(key)
+    given = {name: column for name, column in columns.items() if name != subject.outcome}
+    sites = handlers.trace(handlers.seed(subject.model, of_model)).get_trace(**given)
     drawn = {name: site["value"] for name, site in sites.items()}
-    data = given | {outcome: drawn[outcome].astype(columns[outcome].dtype)}
+    outcome = drawn[subject.outcome].astype(columns[subject.outcome].dtype)
+    data = given | {subject.outcome: outcome}
+    draws, fared = subject.fit(of_fit, data)
+    truth = {name: drawn[name][None] for name in draws}
 
-    kept = sampler.config.chunk
+    def likelihood(values: dict[str, Array]) -> Float[Array, " draw"]:
+        of_rows = log_likelihood(subject.model, values, **data)[subject.outcome]
+        return of_rows.reshape(-1, outcome.size).sum(1)
+
+    draws |= {LIKELIHOOD: likelihood(draws)}
+    truth |= {LIKELIHOOD: likelihood(truth)}
+    return {name: (draws[name] < truth[name]).sum(0, jnp.int32) for name in draws}, fared
+
+
+def fit_by_nuts(
+    sampler: Sampler, key: Array, data: Columns
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """One chain: a chunk of draws of warm-up, and draws of the next chunk, evenly spaced."""
 
     def go_on(chain: Chain, number: Array) -> tuple[Chain, Any]:
-        chain, *drawn = next_chunk(sampler, chain, data, number * kept)
+        chain, *drawn = next_chunk(sampler, chain, data, number * sampler.config.chunk)
         return chain, drawn
 
-    # The first chunk is the warm-up.
-    _, drawn_twice = jax.lax.scan(go_on, begin_chain(sampler, of_chain, data), jnp.arange(2))
+    _, drawn_twice = jax.lax.scan(go_on, begin_chain(sampler, key, data), jnp.arange(2))
     outputs, sums = jax.tree.map(lambda x: x[-1], drawn_twice)
-    draws = {
-        name.removeprefix("posterior/"): values[:: kept // (RANKS - 1)][: RANKS - 1]
-        for name, values in outputs.items()
-        if name.startswith("posterior/")
-    }
-    truth = {name: drawn[name] for name in draws}
+    apart = sampler.config.chunk // (RANKS - 1)
+    draws = {name: x[::apart][: RANKS - 1] for name, x in posterior_of(outputs).items()}
+    diverging = sums["divergences"] / sampler.config.chunk
+    return draws, {name: sums[name] for name in ("accept", "leapfrogs")} | {"diverging": diverging}
 
-    def fit_of(values: dict[str, Array]) -> Array:
-        return log_likelihood(model, values, **data)[outcome].reshape(-1, data[outcome].size).sum(1)
 
-    draws |= {LIKELIHOOD: fit_of(draws)}
-    truth |= {LIKELIHOOD: fit_of({name: value[None] for name, value in truth.items()})[0]}
-    ranks = {name: (draws[name] < truth[name]).sum(0).astype(jnp.int32) for name in draws}
-    shares = {"accept": sums["accept"], "diverging": sums["divergences"] / kept}
-    return ranks, shares | {"leapfrogs": sums["leapfrogs"]}
+def fit_by_svi(fit: svi.Fit, key: Array, data: Columns) -> tuple[dict[str, Array], Metrics]:
+    """A guide after all updates of a run, each with the whole table."""
+    columns = {name: jnp.asarray(column)[None] for name, column in data.items()}
+    table = columns, jnp.ones((1, fit.rows))
+
+    def go_on(state: State, _: None) -> tuple[State, Metrics]:
+        return svi.fit_step(fit, state, table)[:2]
+
+    state, metrics = jax.lax.scan(go_on, svi.init_state(fit, key), length=fit.steps)
+    outputs = svi.draw_guide(fit, state, table)
+    return {n: x[0] for n, x in posterior_of(outputs).items()}, {"loss": metrics["loss"][-1]}
+
+
+def posterior_of(outputs: Outputs) -> dict[str, Array]:
+    """Quantity -> its draws, of what a fit puts out."""
+    group = "posterior/"
+    return {n.removeprefix(group): x for n, x in outputs.items() if n.startswith(group)}
 
 
 @dataclass(frozen=True)
@@ -129,8 +169,13 @@ def judge_ranks(ranks: dict[str, Int[np.ndarray, "simulation ..."]]) -> Calibrat
             # Spread over the width of a rank, so that they are uniform on [0, 1].
             spread_out = (found[:, *place] + random.uniform(size=len(found))) / RANKS
             flat[label] = spread_out
-    inside = 1 - ALARM / len(flat)
-    first = next(iter(flat.values()))
-    at, _, low, high = ecdf_pit(first, inside, TRIALS, rng=np.random.default_rng(0))
+    count = len(next(iter(flat.values())))
+    at, low, high = _band(count, 1 - ALARM / len(flat))
     curves = {n: np.searchsorted(np.sort(x), at, side="right") / len(x) for n, x in flat.items()}
-    return Calibration(at, np.stack([low, high]), curves, len(first))
+    return Calibration(at, np.stack([low, high]), curves, count)
+
+
+@functools.cache
+def _band(count: int, inside: float) -> tuple[np.ndarray, ...]:
+    at, _, low, high = ecdf_pit(np.zeros(count), inside, TRIALS, rng=np.random.default_rng(0))
+    return at, low, high

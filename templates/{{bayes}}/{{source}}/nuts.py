@@ -79,7 +79,7 @@ def init_state(sampler: Sampler, key: Array, columns: Columns | None = None) -> 
     """
     columns = sampler.columns if columns is None else columns
     begin, keys = partial(begin_chain, sampler), jax.random.split(key, sampler.chains)
-    chain = spread(sampler, begin, keys, columns)
+    chain = spread(sampler.mesh, sampler.together, begin, keys, columns)
     sums = jnp.zeros((sampler.chains, _flat(chain).shape[1]))
     counts = jnp.zeros((sampler.chains,), jnp.int32)
     running = {"mean": sums, "within": sums, "between": sums, "divergences": counts}
@@ -107,8 +107,8 @@ def state_specs(state: State) -> Any:
 def sample_step(sampler: Sampler, state: State, columns: Columns) -> tuple[State, Metrics, Outputs]:
     """A chunk of draws of every chain; what chains have in common is computed after it."""
     drawn = state["step"] * sampler.config.chunk
-    one = partial(next_chunk, sampler)
-    chain, outputs, chunk = spread(sampler, one, state["chain"], columns, drawn)
+    one, mesh = partial(next_chunk, sampler), sampler.mesh
+    chain, outputs, chunk = spread(mesh, sampler.together, one, state["chain"], columns, drawn)
     warmup_steps = sampler.config.warmup // sampler.config.chunk
     # Counts restart when warm-up ends.
     chunks = jnp.where(state["step"] < warmup_steps, state["step"], state["step"] - warmup_steps)
@@ -201,16 +201,16 @@ def _running(old: dict[str, Array], new: Any, chunks: Array, chunk: int) -> dict
     }
 
 
-def spread(sampler: Sampler, one: Callable[..., Any], chains: Any, *shared: Any) -> Any:
-    """`one(chain, *shared)` of every chain, each on its device."""
+def spread(mesh: Mesh, together: bool, one: Callable[..., Any], chains: Any, *shared: Any) -> Any:
+    """`one(chain, *shared)` of every chain, each on its device; `together` as in `Sampler`."""
 
     def on_device(chains: Any, *shared: Any) -> Any:
         each = lambda chain: one(chain, *shared)  # noqa: E731
-        return jax.vmap(each)(chains) if sampler.together else jax.lax.map(each, chains)
+        return jax.vmap(each)(chains) if together else jax.lax.map(each, chains)
 
     return jax.shard_map(
         on_device,
-        mesh=sampler.mesh,
+        mesh=mesh,
         in_specs=(CHAINS, *[PartitionSpec()] * len(shared)),
         out_specs=CHAINS,
         check_vma=False,  # the kernel's loops begin with constants

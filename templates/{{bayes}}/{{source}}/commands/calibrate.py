@@ -24,10 +24,10 @@ def calibrate(*, config: Settings, simulations: Annotated[int, Bounds(least=8)] 
     from ..runtime.sharding import make_mesh
     from ..runtime.start import start
 
-    config = settings_of(config, simulations)
+    fitted, config = config, settings_of(config, simulations)
     start()
     mesh = make_mesh(config.mesh)
-    code = run(make_calibration(config, mesh), config, mesh)
+    code = run(make_calibration(fitted, config, mesh), config, mesh)
     if code != Exit.DONE:
         return code
 

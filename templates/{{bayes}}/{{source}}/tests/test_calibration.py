@@ -11,12 +11,22 @@ import numpyro.distributions as dist
 import pytest
 
 from ..calibrated import draw_curves, make_calibration, read_calibration, settings_of
-from ..calibration import AT_ONCE, RANKS, calibrate_step, init_state, judge_ranks
-from ..config import Config, demo
+from ..calibration import (
+    AT_ONCE,
+    RANKS,
+    Subject,
+    calibrate_step,
+    fit_by_nuts,
+    fit_by_svi,
+    init_state,
+    judge_ranks,
+)
+from ..config import Config, SviConfig, demo
 from ..errors import UserError
 from ..run_config import MeshConfig
 from ..runtime import loop
 from ..runtime.sharding import make_mesh
+from ..svi import make_fit
 from .small import sampler_of
 
 ROWS = 5
@@ -34,16 +44,29 @@ def normals(y=None, sizes=None, fitted_sd=2.0, seen=True):
             numpyro.sample("y", dist.Normal(jax.lax.stop_gradient(mu) * 0, 2.0), obs=y)
 
 
-def ranks_of(model, steps: int = 25, devices: int = 1) -> dict[str, np.ndarray]:
+def correlated(y=None, sizes=None):
+    """Data know the sum of a and b alone: independent normals are too narrow."""
+    a, b = (numpyro.sample(name, dist.Normal(0.0, 1.0)) for name in "ab")
+    with numpyro.plate("row", ROWS):
+        numpyro.sample("y", dist.Normal(a + b, 0.5), obs=y)
+
+
+def ranks_of(model, steps: int = 25, devices: int = 1, guide: str = "") -> dict[str, np.ndarray]:
     options = {"chains": AT_ONCE, "warmup": 300, "chunk": 300, "devices": devices}
     sampler = sampler_of(model, PLACES, **options)
-    step, kept = jax.jit(partial(calibrate_step, sampler, "y")), []
+    fit = partial(fit_by_nuts, sampler)
+    if guide:
+        settings = SviConfig(guide=guide, learning_rate=0.1, draws=RANKS - 1)
+        sizes = {"row": ROWS}
+        fit = partial(fit_by_svi, make_fit(settings, 10, 0, model, PLACES, sizes, sampler.mesh))
+    subject = Subject(sampler.kernel.model, "y", fit, sampler.mesh, sampler.together)
+    step, kept = jax.jit(partial(calibrate_step, subject)), []
     state = init_state(jax.random.key(3))
     with jax.set_mesh(sampler.mesh):
         for _ in range(steps):
             state, metrics, ranks = step(state, PLACES)
             kept.append(jax.device_get(ranks))
-            assert metrics["diverging"] < 0.02
+            assert metrics.get("diverging", 0) < 0.02
     return {name: np.concatenate([k[name] for k in kept]) for name in kept[0]}
 
 
@@ -64,6 +87,12 @@ def test_the_right_model_passes_and_wrong_ones_do_not() -> None:
 def test_data_that_are_ignored_are_noticed_by_the_likelihood_alone() -> None:
     wrong = judge_ranks(ranks_of(partial(normals, seen=False)))
     assert {*wrong.failed} == {"log_likelihood"}
+
+
+def test_a_guide_that_can_be_exact_passes_and_one_that_cannot_does_not() -> None:
+    assert not judge_ranks(ranks_of(normals, guide="multivariate")).failed
+    wrong = judge_ranks(ranks_of(correlated, guide="normal"))
+    assert {"a", "b"} <= {*wrong.failed}
 
 
 def test_devices_do_not_change_ranks() -> None:
@@ -97,7 +126,7 @@ def test_a_calibration_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     for folder, lengths in (("whole", [3]), ("parts", [1, 3])):
         for steps in lengths:
             config = config_of(tmp_path / folder, steps)
-            assert loop.run(make_calibration(config, mesh), config, mesh) == 0
+            assert loop.run(make_calibration(demo(), config, mesh), config, mesh) == 0
     whole, parts = (read_calibration(config_of(tmp_path / f)) for f in ("whole", "parts"))
     assert whole.simulations == parts.simulations == 24
     for name, curve in whole.curves.items():
@@ -111,4 +140,4 @@ def test_what_cannot_be_ranked_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"warmup 50"):
         settings_of(replace(start, nuts=replace(start.nuts, warmup=50)), 200)
     with pytest.raises(UserError, match=r"3 devices"):
-        make_calibration(config_of(tmp_path), make_mesh(MeshConfig(), jax.devices()[:3]))
+        make_calibration(demo(), config_of(tmp_path), make_mesh(MeshConfig(), jax.devices()[:3]))

@@ -145,7 +145,9 @@ def test_no_collective_inside_the_draws(layout: str) -> None:
         abstract, shardings = abstract_state(workload, 0, sampler.mesh)
 
         def draws(chain, columns):
-            return spread(sampler, partial(next_chunk, sampler), chain, columns, 0)
+            return spread(
+                sampler.mesh, sampler.together, partial(next_chunk, sampler), chain, columns, 0
+            )
 
         columns = placed(sampler)
         alone = jax.jit(draws).lower(abstract["chain"], columns).compile().as_text()
