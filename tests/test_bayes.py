@@ -19,6 +19,8 @@ RECIPES = {
     "uv run acorn diagnose --run-dir runs/demo": "",
     "uv run acorn fit --model.name pooled --run-dir runs/pooled": SHORT,
     "uv run acorn compare runs/demo runs/pooled": "",
+    "uv run acorn calibrate --run-dir runs/demo": "--simulations 8 --nuts.warmup 200 "
+    "--nuts.chunk 100",
     "uv run acorn predict --data.path new.csv --to predictions.zarr": "",
     "uv run acorn fit --help": "",
     "uv run acorn fit --model.name partial --data.path table.csv --data.columns player=name "
@@ -26,6 +28,8 @@ RECIPES = {
     "uv run acorn fit": "--steps 20",  # the demo again: nothing to do
     "uv run acorn diagnose": "",
     "uv run acorn compare": "runs/pooled runs/demo",
+    "uv run acorn fit svi": "--steps 40",
+    "uv run acorn calibrate": "--simulations 8 --run-dir runs/pooled",
     "uv run acorn predict": "--data.path new.csv --run-dir runs/pooled --to build/predictions.zarr",
     "uv run acorn export": "--to build/fit.nc",
     "uv run acorn report": "",
@@ -38,7 +42,7 @@ RECIPES = {
 }
 # Those that are not typed here -> why.
 ELSEWHERE = {
-    "uv run pytest": "the kind's own tests run in a test of their own",
+    "uv run pytest": "test_its_own_tests_pass types it",
     "uvx xprof --logdir DIR/profile": "serves until it is stopped",
     "uvx copier update --skip-answered": "would fetch the template; updating.py calls the same",
     "docker build -t acorn .": "needs an engine; test_render.py lints the Dockerfile",
@@ -59,6 +63,17 @@ def acorn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (project / "table.csv").write_text(TABLE)
     (project / "new.csv").write_text("player,at_bats\nClemente,100\nAlvis,100\n")
     return project
+
+
+def test_checks_pass(acorn: Path) -> None:
+    uv(acorn, "run", "ruff", "format", "--check")
+    uv(acorn, "run", "ruff", "check")
+    uv(acorn, "run", "mypy")
+
+
+@pytest.mark.parametrize("room", ["tests", "posterior", "models"])
+def test_its_own_tests_pass(acorn: Path, room: str) -> None:
+    print(uv(acorn, "run", "pytest", "-q", f"src/acorn/{room}")[-2000:])
 
 
 def test_the_readme_names_every_command_and_each_has_a_recipe(acorn: Path) -> None:
