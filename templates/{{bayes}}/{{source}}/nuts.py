@@ -2,7 +2,8 @@
 
 The kernel is NumPyro's. Warm-up and sampling are one function, since the kernel's state counts its
 draws, and adaptation is a part of that state. Chains are spread over the devices by `shard_map`, so
-that none waits for the tree of another one; how the chains of a device share it decides the last
+that none waits for the tree of another one; devices of the axis `tensor` share a chain, each with
+a part of the rows, and add their gradients up. How the chains of a device share it decides the last
 bits of the draws, and so is a part of the run's identity. Opens no file.
 """
 
@@ -24,7 +25,8 @@ from .metric import adapt, no_moments, window_ends
 from .sites import Columns, refuse_start
 from .svi import point_of_guide
 
-CHAINS = PartitionSpec(("data", "fsdp", "tensor"))  # the leading axis of all: every device
+CHAINS = PartitionSpec(("data", "fsdp"))  # the leading axis of all
+ROWS = PartitionSpec("tensor")  # of a table, each part on devices of its own
 STUCK = 1e3  # stands for an R-hat that is infinite: no chain moves
 type Chain = dict[str, Array]
 """The kernel's state of one chain, or of all with a leading axis, under flat names."""
@@ -213,6 +215,7 @@ def spread(mesh: Mesh, together: bool, one: Callable[..., Any], chains: Any, *sh
         mesh=mesh,
         in_specs=(CHAINS, *[PartitionSpec()] * len(shared)),
         out_specs=CHAINS,
+        axis_names={"data", "fsdp"},  # rows are split over the third by the partitioner
         check_vma=False,  # the kernel's loops begin with constants
     )(chains, *shared)
 

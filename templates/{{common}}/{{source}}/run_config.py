@@ -106,7 +106,7 @@ class MeshConfig:
 
     data: int = setting(-1, least=-1)  # replicas; -1 = all devices that the others leave
     fsdp: int = setting(1)  # replicas that share parameters and optimizer state
-    tensor: int = setting(1)  # splits the matrices of each layer
+    tensor: int = setting(1)  # splits the matrices of each layer, or the rows of a table
 
 
 def due(step: int, every_steps: int) -> bool:

@@ -86,7 +86,7 @@ def _predictive(tree: Any, outcome: str) -> np.ndarray:
     at, curve, lower, upper = pit_curve(pit(tree))
     third.fill_between(at, lower, upper, color=GREY, alpha=0.3)
     third.step(at, curve, where="post", color=BLUE)
-    third.set_title("LOO-PIT less uniform; grey: 95 % of right models")
+    third.set_title("LOO-PIT less uniform, 95 % band")
     return to_image(figure)
 
 

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from .. import nuts, svi
 from ..config import NutsConfig, SviConfig
 from ..contract import Metrics, Outputs, State, Workload
-from ..nuts import Sampler
+from ..nuts import ROWS, Sampler
 from ..run_config import MeshConfig
 from ..runtime.compiled import abstract_state, initialise, jit_step
 from ..runtime.sharding import make_mesh
@@ -27,10 +27,11 @@ def sampler_of(
     sizes: Mapping[str, int] | None = None,
     devices: int = 1,
     chains: int = 4,
+    tensor: int = 1,
     **options: Any,
 ) -> Sampler:
-    """On the first devices."""
-    mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
+    """On the first devices, `tensor` of which share the rows of a chain."""
+    mesh = make_mesh(MeshConfig(tensor=tensor), jax.devices()[:devices])
     return nuts.make_sampler(replace(NUTS, **options), model, columns, sizes or {}, mesh, chains)
 
 
@@ -62,8 +63,11 @@ def workload_of(of: Sampler | Fit) -> Workload:
 
 
 def placed(sampler: Sampler) -> dict[str, jax.Array]:
-    """The columns on the devices."""
-    return jax.device_put(sampler.columns, NamedSharding(sampler.mesh, PartitionSpec()))
+    """The columns on the devices, their rows split as `fit` splits them."""
+    return {
+        name: jax.device_put(x, NamedSharding(sampler.mesh, ROWS if x.ndim else PartitionSpec()))
+        for name, x in sampler.columns.items()
+    }
 
 
 def driven(

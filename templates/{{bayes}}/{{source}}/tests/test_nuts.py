@@ -158,6 +158,46 @@ def test_no_collective_inside_the_draws(layout: str) -> None:
     assert COLLECTIVE.search(whole), "metrics are of all chains"
 
 
+def test_devices_share_the_rows_of_a_chain() -> None:
+    y = np.random.default_rng(0).normal(1.0, 2.0, 40).astype(np.float32)
+
+    def model(y, sizes):
+        mu, sd = numpyro.sample("mu", dist.Normal(0, 5)), numpyro.sample("sd", dist.HalfNormal(5))
+        with numpyro.plate("row", 40):
+            numpyro.sample("y", dist.Normal(mu, sd), obs=y)
+
+    options = {"warmup": 10, "chunk": 10}
+    split = sampler_of(model, {"y": y}, devices=4, tensor=2, **options)
+    (found, _), (alone, _) = run(split, 2), run(sampler_of(model, {"y": y}, **options), 2)
+    # Sums in another order: the draws part slowly.
+    np.testing.assert_allclose(found["posterior/mu"], alone["posterior/mu"], rtol=0.02, atol=0.02)
+    with jax.set_mesh(split.mesh):
+        state = jax.eval_shape(lambda: init_state(split, jax.random.key(0)))
+        draws = jax.jit(
+            lambda chain, columns: spread(
+                split.mesh, False, partial(next_chunk, split), chain, columns, 0
+            )
+        )
+        text = draws.lower(state["chain"], placed(split)).compile().as_text()
+    assert "all-reduce" in text
+    assert "f32[40" not in text, "no device holds all rows"
+
+
+def test_draws_that_are_written_leave_the_device() -> None:
+    sampler = schools()
+    workload, held = workload_of(sampler), []
+    with jax.set_mesh(sampler.mesh):
+        _, shardings = abstract_state(workload, 0, sampler.mesh)
+        state = jax.jit(lambda: init_state(sampler, jax.random.key(0)), out_shardings=shardings)()
+        step, columns = jit_step(workload, shardings, sampler.mesh), placed(sampler)
+        for _ in range(8):
+            state, _, outputs = step(state, columns)
+            jax.device_get(outputs)
+            del outputs
+            held.append(sum(x.nbytes for x in jax.live_arrays()))
+    assert held[-1] == held[0]
+
+
 def test_one_compilation_from_the_first_draw_of_warm_up_to_the_last() -> None:
     sampler = schools()
     workload, counter = workload_of(sampler), CompileCount()
@@ -206,7 +246,7 @@ def test_every_part_of_the_state_is_split_by_chains() -> None:
     for name in ("chain", "running"):
         for leaf, spec in zip(*map(jax.tree.leaves, (state[name], specs[name])), strict=True):
             assert leaf.shape[0] == 4
-            assert spec[0] == ("data", "fsdp", "tensor")
+            assert spec[0] == ("data", "fsdp")
 
 
 @pytest.mark.parametrize("name", names())

@@ -6,6 +6,7 @@ The recorder makes a bar in process 0 alone.
 import math
 import re
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -34,8 +35,10 @@ class Terminal(Console):
 class ProgressBar:
     """A listener: live bar on a terminal, a plain line per record where stdout is a file (CI)."""
 
-    def __init__(self, total_steps: int, console: Console | None = None) -> None:
-        self._total = total_steps
+    def __init__(
+        self, total_steps: int, console: Console | None = None, also: Sequence[str] = ()
+    ) -> None:
+        self._total, self._also = total_steps, also
         self._console = console or Terminal(force_terminal=sys.stdout.isatty())
         self._shown: dict[str, str] = {}
         self._progress = Progress(
@@ -56,7 +59,7 @@ class ProgressBar:
             self._progress.start()
 
     def __call__(self, record: Record) -> None:
-        words = _words(record)
+        words = _words(record, self._also)
         self._shown |= words  # the last held-out value stays visible
         shown = "  ".join(self._shown.values())
         self._progress.update(self._task.id, completed=record["step"], description=shown)
@@ -109,11 +112,11 @@ def show(name: str, value: Any) -> str:
     return f"{value:,.0f}" if whole else f"{value:.4g}"
 
 
-def _words(record: Record) -> dict[str, str]:
+def _words(record: Record, also: Sequence[str] = ()) -> dict[str, str]:
     plain = [k for k in record if not k.startswith(("step", "heldout_")) and not UNITS.search(k)]
     heldout = [k for k in record if k.startswith("heldout_")]
-    rates = [k for k in record if k.endswith("_per_s")]
-    words = {k: f"{label(k)} {show(k, record[k])}" for k in (*plain[:1], *heldout[:1])}
+    rates, named = [k for k in record if k.endswith("_per_s")], [k for k in also if k in record]
+    words = {k: f"{label(k)} {show(k, record[k])}" for k in (*plain[:1], *named, *heldout[:1])}
     return words | {k: show(k, record[k]) for k in rates[:1]}
 
 

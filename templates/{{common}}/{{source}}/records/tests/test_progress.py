@@ -101,6 +101,14 @@ def test_bar_keeps_the_last_heldout_value_in_sight():
     assert "loss 2.5 " not in last
 
 
+def test_bar_shows_what_the_workload_names():
+    out = io.StringIO()
+    bar = ProgressBar(50, Console(file=out, width=140), also=("rhat", "absent", "divergences"))
+    bar({"step": 10, "accept": 0.9, "leapfrogs": 7.0, "divergences": 2.0, "rhat": 1.02})
+    bar.close()
+    assert "step 10/50  accept 0.9  rhat 1.02  divergences 2" in out.getvalue()
+
+
 def test_bar_fits_into_eighty_characters():
     out = io.StringIO()
     bar = ProgressBar(1500, Console(file=out, width=80, force_terminal=True, color_system=None))
