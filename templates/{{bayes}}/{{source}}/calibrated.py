@@ -32,16 +32,16 @@ from .records import mirror
 from .runtime.distributed import barrier
 from .runtime.sink import NpzFiles, read_outputs
 from .svi import make_fit
-from .workload import code_sha256, read_data
+from .workload import begun_with, code_sha256, read_data
 
 
 def settings_of(config: Config, simulations: int) -> Config:
     """The settings of the run that calibrates those of a fit, in a folder within the fit's."""
-    if config.method == "nuts" and config.nuts.warmup < RANKS:
+    if config.method == "nuts" and config.nuts.warmup < 5 * RANKS:
         raise UserError(
             got=f"--nuts.warmup {config.nuts.warmup}",
-            expected=f"at least {RANKS}: as many draws follow, which are ranked",
-            do="give 500 or more, so that ranked draws are far apart",
+            expected=f"at least {5 * RANKS}: as many draws follow, and every fifth is ranked",
+            do=f"give {5 * RANKS} or more, so that ranked draws are far apart",
         )
     run = replace(
         config.run,
@@ -63,9 +63,18 @@ def make_calibration(fitted: Config, config: Config, mesh: Mesh) -> Workload:
             do="show JAX fewer devices",
         )
     model, prepared = read_data(config)
+    same = {"table_sha256": prepared.sha256, "model_sha256": code_sha256(model)}
+    begun = begun_with(fitted)
+    if changed := [name for name in same if begun and begun[name] != same[name]]:
+        raise UserError(
+            got=f"{' and '.join(changed)} other than those of {fitted.run.run_dir}",
+            expected="the table and the model of that fit",
+            do="put them back, or calibrate them in a new --run-dir",
+        )
     columns, sizes = prepared.arrays, prepared.sizes
     sampler = make_sampler(config.nuts, model.model, columns, sizes, mesh, AT_ONCE)
     identity: dict[str, Any] = {"nuts.layout": "vmap" if sampler.together else "map"}
+    identity |= same | {"ranks": RANKS}
     means: tuple[str, ...] = ("accept", "diverging", "leapfrogs")
     fit: Fits = partial(fit_by_nuts, sampler)
     if config.method == "svi":
@@ -73,8 +82,10 @@ def make_calibration(fitted: Config, config: Config, mesh: Mesh) -> Workload:
         steps, seed = fitted.run.steps, config.run.seed
         guide = make_fit(settings, steps, seed, model.model, columns, sizes, mesh)
         means, fit = ("loss",), partial(fit_by_svi, guide)
+        identity |= {f"svi.{name}": value for name, value in vars(settings).items()}
         identity |= {"svi.steps": steps}
-    subject = Subject(sampler.kernel.model, model.OUTCOME, fit, mesh, sampler.together)
+    judged = tuple(getattr(model, "JUDGED", ()))
+    subject = Subject(sampler.kernel.model, model.OUTCOME, fit, mesh, judged, sampler.together)
     placed = jax.device_put(columns, NamedSharding(mesh, PartitionSpec()))
 
     @functools.cache
@@ -106,11 +117,7 @@ def make_calibration(fitted: Config, config: Config, mesh: Mesh) -> Workload:
         finish=finish,
         artifacts=artifacts,
         sink=sink,
-        identity={
-            "table_sha256": prepared.sha256,
-            "model_sha256": code_sha256(model),
-            **identity,
-        },
+        identity=identity,
     )
 
 

@@ -29,7 +29,8 @@ from .sites import Columns
 AT_ONCE = 8  # simulations a step
 RANKS = 100  # a rank is one of so many numbers: of the draws, RANKS - 1 are compared
 ALARM = 0.01  # how often a calibrated model is refused
-TRIALS = 4000  # of uniform ranks, for the band that all of them stay in but for ALARM
+# Of uniform ranks, for the band: ten beyond it for each quantity, within bounds.
+LEAST_TRIALS, MOST_TRIALS = 4000, 100_000
 LIKELIHOOD = "log_likelihood"  # notices what parameters do not: data that are ignored, or weighed
 # wrongly (Modrák et al. 2023, Simulation-based calibration checking for Bayesian computation)
 
@@ -47,6 +48,8 @@ class Subject:
     outcome: str
     fit: Fits
     mesh: Mesh
+    judged: tuple[str, ...]
+    """Quantities that are ranked beside the likelihood; none = all."""
     together: bool
     """Whether the simulations of a device run together (vmap) or one after the other."""
 
@@ -71,7 +74,7 @@ def _simulate(
     subject: Subject, key: Array, columns: Columns
 ) -> tuple[dict[str, Int[Array, "..."]], Metrics]:
     """Ranks of one simulation by quantity, and how its fit fared."""
-    of_model, of_fit = jax.random.split(key)
+    of_model, of_fit, of_ties = jax.random.split(key, 3)
     given = {name: column for name, column in columns.items() if name != subject.outcome}
     sites = handlers.trace(handlers.seed(subject.model, of_model)).get_trace(**given)
     drawn = {name: site["value"] for name, site in sites.items()}
@@ -79,14 +82,20 @@ def _simulate(
     data = given | {subject.outcome: outcome}
     draws, fared = subject.fit(of_fit, data)
     truth = {name: drawn[name][None] for name in draws}
+    ranks = {}
+    for name in subject.judged or draws:
+        ties = (draws[name] == truth[name]).sum(0)  # of what is a whole number, or constant
+        of_ties, chosen = jax.random.split(of_ties)
+        among = jax.random.randint(chosen, ties.shape, 0, ties + 1)
+        ranks[name] = (draws[name] < truth[name]).sum(0, jnp.int32) + among
 
     def likelihood(values: dict[str, Array]) -> Float[Array, " draw"]:
         of_rows = log_likelihood(subject.model, values, **data)[subject.outcome]
         return of_rows.reshape(-1, outcome.size).sum(1)
 
-    draws |= {LIKELIHOOD: likelihood(draws)}
-    truth |= {LIKELIHOOD: likelihood(truth)}
-    return {name: (draws[name] < truth[name]).sum(0, jnp.int32) for name in draws}, fared
+    # Ties count as below here: a likelihood that is always the same is that of no data.
+    ranks[LIKELIHOOD] = (likelihood(draws) < likelihood(truth)).sum(0, jnp.int32)
+    return ranks, fared
 
 
 def fit_by_nuts(
@@ -151,7 +160,8 @@ class Calibration:
             f"NOT CALIBRATED: of {what}, {len(self.failed)} leave the band of uniform ranks; the "
             f"worst: {worst}\n  to do: look at the curves in the report. Above 0 at the left and "
             "below at the right, posteriors are too narrow; the other way round, too wide; to one "
-            "side, biased. Where chains diverge, look at the form of the model first"
+            "side, biased. Where chains diverge, look at the form of the model first; where they "
+            "move slowly, ranked draws are too alike: give a larger --nuts.warmup"
         )
 
 
@@ -170,12 +180,14 @@ def judge_ranks(ranks: dict[str, Int[np.ndarray, "simulation ..."]]) -> Calibrat
             spread_out = (found[:, *place] + random.uniform(size=len(found))) / RANKS
             flat[label] = spread_out
     count = len(next(iter(flat.values())))
-    at, low, high = _band(count, 1 - ALARM / len(flat))
+    at, low, high = _band(count, len(flat))
     curves = {n: np.searchsorted(np.sort(x), at, side="right") / len(x) for n, x in flat.items()}
     return Calibration(at, np.stack([low, high]), curves, count)
 
 
 @functools.cache
-def _band(count: int, inside: float) -> tuple[np.ndarray, ...]:
-    at, _, low, high = ecdf_pit(np.zeros(count), inside, TRIALS, rng=np.random.default_rng(0))
+def _band(count: int, quantities: int) -> tuple[np.ndarray, ...]:
+    trials = min(MOST_TRIALS, max(LEAST_TRIALS, round(10 * quantities / ALARM)))
+    inside, random = 1 - ALARM / quantities, np.random.default_rng(0)
+    at, _, low, high = ecdf_pit(np.zeros(count), inside, trials, rng=random)
     return at, low, high

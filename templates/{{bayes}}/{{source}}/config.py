@@ -14,6 +14,8 @@ from .errors import UserError
 from .posterior.settings import DataConfig
 from .run_config import MeshConfig, RunConfig, check_settings, identity, setting, tunable
 
+LEAST_ESS = 400  # that the verdict asks for
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -90,6 +92,12 @@ def validate(config: Config) -> Config:
             got=f"--nuts.warmup {n.warmup} --nuts.chunk {n.chunk}",
             expected="a warm-up of whole steps",
             do=f"choose a chunk that divides it, such as {_divisor(n.warmup, n.chunk)}",
+        )
+    if 0 < n.target_ess < LEAST_ESS:
+        raise UserError(
+            got=f"--nuts.target-ess {n.target_ess:g}",
+            expected=f"{LEAST_ESS} or more: the verdict refuses fewer",
+            do=f"give {LEAST_ESS}, or 0 for all --steps",
         )
     if n.chains == 1:
         raise UserError(

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from .contract import Artifact, Section
-from .posterior.diagnosis import agreement
+from .posterior.diagnosis import judge
 from .posterior.draws import read_draws
 from .posterior.page import images, sections
 from .posterior.simulated import simulate, write_groups
@@ -35,7 +35,7 @@ def make_page(
         with jax.set_mesh(make_mesh(MeshConfig(), jax.local_devices()[:1])):
             write_groups(folder, simulate(module, prepared, posterior, seed))
         tree = read_draws(folder)
-        worst = agreement(posterior[[*judged]] if judged else posterior)
-        return images(tree, module.OUTCOME, [*worst]), sections(module, prepared, tree)
+        worst = [*judge(tree, judged).rows]
+        return images(tree, module.OUTCOME, worst), sections(module, prepared, tree)
 
     return page

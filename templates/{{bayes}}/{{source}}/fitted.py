@@ -63,6 +63,13 @@ def open_fit(run_dir: str) -> Fitted:
             expected="the folder of a fit that has come to its verdict",
             do="give the --run-dir of a fit, or run its `fit` command again: it goes on to the end",
         )
+    sizes = read_draws(run.local / "outputs")["posterior"].sizes
+    if sizes.get("chain", 0) * sizes.get("draw", 0) != summary["draws"]:
+        raise UserError(
+            got=f"--run-dir {run_dir}, which has gone on since its verdict",
+            expected="the folder of a fit that has come to its verdict",
+            do="run its `fit` command again: it goes on to the end",
+        )
     config = from_dict(Config(), about["config"])
     module = models.load(config.model.name)
     identity = about["identity"]

@@ -1,7 +1,7 @@
 """The low-rank metric of NUTS, from draws and their gradients. Draws nothing itself.
 
 The inverse mass matrix that brings the gradients of a density nearest to those of a standard normal
-one (Fisher divergence, arXiv:2603.18845). Of a normal density it is the covariance, exactly, once
+one (Fisher divergence, arXiv:2603.18845). Of a normal density it is nearly the covariance, once
 there are more draws than parameters. It is a diagonal and a correction of low rank; NumPyro takes
 it as a dense matrix, so that it pays up to some thousand parameters.
 """
@@ -65,9 +65,8 @@ def _power(matrix: Float[Array, "D D"], power: float) -> Float[Array, "D D"]:
 
 
 def window_ends(warmup: int) -> tuple[int, ...]:
-    """Draws of warm-up after which NumPyro changes its metric: the ends of all windows between."""
-    windows = build_adaptation_schedule(warmup)[1:-1]
-    return tuple(window.end for window in windows)
+    """The last draw before NumPyro adapts its metric, and those after which it changes it."""
+    return tuple(window.end for window in build_adaptation_schedule(warmup)[:-1])
 
 
 def adapt(
@@ -75,14 +74,20 @@ def adapt(
 ) -> tuple[Any, Moments]:
     """NumPyro's state after draw `number` and the moments with it; at an end, with a new metric.
 
-    Moments start anew there, as NumPyro's do. The number is the same in all chains, so that those
-    that run together compute no metric but at the ends.
+    Moments start anew at every end; at the first, they are of a chain that has not arrived, and
+    give no metric. The number is the same in all chains, so that those that run together compute
+    no metric but at the ends. The step size adapts to it during the next window.
     """
+    if not ends.size:  # a warm-up of a few draws, in which NumPyro adapts no metric either
+        return state, moments
     z, gradient = (ravel(tree) for tree in (state.z, state.z_grad))
     moments = with_draw(moments, z, gradient)
 
     def renew() -> tuple[Any, Moments]:
-        return adapted(state, inverse_mass(moments)), no_moments(z.size)
+        new = adapted(state, inverse_mass(moments))
+        has_arrived = number > ends[0]
+        kept = jax.tree.map(lambda a, b: jnp.where(has_arrived, a, b), new, state)
+        return kept, no_moments(z.size)
 
     at_end = jnp.isin(number, ends)
     return jax.lax.cond(at_end, renew, lambda: (state, moments))
@@ -94,14 +99,14 @@ def ravel(tree: dict[str, Array]) -> Float[Array, " D"]:
 
 
 def adapted(state: Any, inverse: Float[Array, "D D"]) -> Any:
-    """A state of NumPyro's HMC with another inverse mass matrix."""
+    """A state of NumPyro's HMC with another inverse mass matrix, if that is one."""
     # The square root of the mass matrix, as NumPyro makes it.
     upper = jnp.linalg.cholesky(inverse[::-1, ::-1])[::-1, ::-1].T
     root = jax.scipy.linalg.solve_triangular(upper, jnp.eye(len(inverse)), lower=True)
     old = state.adapt_state
 
     def like(before: Any, matrix: Array) -> Any:
-        return jax.tree.map(lambda _: matrix, before)
+        return jax.tree.map(lambda x: jnp.where(jnp.isfinite(root).all(), matrix, x), before)
 
     return state._replace(
         adapt_state=old._replace(

@@ -138,7 +138,7 @@ def agreement(
     and Rubin 1992), ESS by the means of chunks. `diagnose` has the exact figures.
     """
     mean, chains = running["mean"], running["mean"].shape[0]
-    within = (running["within"] / (chunks * chunk - 1)).mean(0)
+    within = (running["within"] / jnp.maximum(chunks * chunk - 1, 1)).mean(0)
     apart = mean.var(0, ddof=1)
     variance = within * (1 - 1 / (chunks * chunk)) + apart
     rhat = jnp.where(within > 0, jnp.sqrt(variance / jnp.where(within > 0, within, 1)), STUCK)

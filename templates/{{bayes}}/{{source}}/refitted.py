@@ -16,6 +16,7 @@ import xarray
 from jaxtyping import Int
 from numpyro.primitives import Messenger
 
+from .errors import UserError
 from .fitted import Fitted
 from .nuts import init_state, make_sampler, sample_step
 from .posterior.diagnosis import judge
@@ -44,6 +45,12 @@ def refit(fit: Fitted, folds: list[np.ndarray]) -> tuple[dict[int, float], list[
 
     A fold that is done is kept in DIR/folds, so that a command that was stopped goes on.
     """
+    if fit.config.method == "svi":
+        raise UserError(
+            got=f"--folds for {fit.run_dir}, a guide fitted by SVI",
+            expected="fits by NUTS, which the folds are fitted by",
+            do="fit this model by NUTS, or leave the run out",
+        )
     found: dict[int, float] = {}
     problems = []
     score = functools.cache(functools.partial(_scorer, fit))  # compiled if a fold is missing

@@ -38,12 +38,22 @@ def axes_of(
     """Site -> its axes, counted from the last of the batch on, and the plates that name them."""
     return {
         name: {
-            frame.dim - getattr(site.get("fn"), "event_dim", 0): frame.name
+            frame.dim - _events(site): frame.name
             for frame in site["cond_indep_stack"]
+            if _has_axis(site["value"].shape, frame.dim - _events(site), frame.size)
         }
         for name, site in sites_of(model, columns, sizes).items()
         if site["type"] in ("sample", "deterministic")
     }
+
+
+def _events(site: Mapping[str, Any]) -> int:
+    return getattr(site.get("fn"), "event_dim", 0)
+
+
+def _has_axis(shape: tuple[int, ...], dim: int, size: int) -> bool:
+    """Whether a plate is an axis: what a model computes may have further axes behind it."""
+    return -dim <= len(shape) and shape[dim] == size
 
 
 def latent(sites: Mapping[str, Any]) -> list[Any]:

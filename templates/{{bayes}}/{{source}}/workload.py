@@ -1,6 +1,5 @@
 """Makes the `Workload` of a fit from table, model and method. Computes nothing itself."""
 
-import ast
 import functools
 import hashlib
 import logging
@@ -17,7 +16,7 @@ from jax.sharding import Mesh
 from . import models
 from .config import Config
 from .contract import Artifact, Beat, Section, State, Workload
-from .criticised import make_page
+from .criticised import Page, make_page
 from .fit_nuts import nuts_method
 from .fit_svi import svi_method
 from .method import Method
@@ -25,7 +24,7 @@ from .posterior.diagnosis import MOST_RHAT, Verdict, agreement, judge
 from .posterior.draws import DrawStore, Layout, lay_out, read_draws
 from .posterior.table import Prepared, prepare, read_table
 from .records import mirror, store
-from .records.provenance import versions
+from .records.provenance import sources, versions
 from .run_config import to_dict
 from .runtime.agree import from_first
 from .runtime.distributed import barrier, unique
@@ -46,7 +45,7 @@ TABLE = "table.npz"  # in DIR/inputs: the prepared columns
 def make_workload(config: Config, mesh: Mesh) -> Workload:
     """The fit of a model to a table: the user's, or the example of the model."""
     model, prepared = read_data(config)
-    n, begun = config.nuts, _begun_with(config)
+    n, begun = config.nuts, begun_with(config)
     method = METHODS[config.method](config, model, prepared, mesh, begun)
     if not begun:
         method.check_start()
@@ -66,7 +65,7 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
 
     def artifacts(state: State, beat: Beat) -> dict[str, Artifact]:
         folder, count = kept_draws(state)
-        return {} if jax.process_index() else page(folder, count)[0]
+        return {} if jax.process_index() else _drawn(page, folder, count)[0]
 
     def finish(state: State, beat: Beat) -> tuple[dict[str, Any], dict[str, Section]]:
         folder, count = kept_draws(state)
@@ -76,7 +75,7 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
         lay_out(folder, noted, count, count)  # a run that has ended early leaves no room behind
         beat()
         verdict = judge(read_draws(folder), layout.attributes["judged"])
-        return _summary(verdict), page(folder, count)[1] | _sections(verdict)
+        return _summary(verdict), _drawn(page, folder, count)[1] | _sections(verdict)
 
     return replace(
         method.workload,
@@ -118,6 +117,15 @@ def _make_keeping(
     return sink, kept_draws
 
 
+def _drawn(page: Callable[[Path, int], Page], folder: Path, count: int) -> Page:
+    """The page, or why there is none: a verdict does not depend on figures."""
+    try:
+        return page(folder, count)
+    except Exception as error:
+        log.warning("no figures of the fit: %r", error)
+        return {}, {"Figures": f"None could be drawn: {error!r}"}
+
+
 def read_data(config: Config) -> tuple[Any, Prepared]:
     """The module of the model, and the table for it."""
     model, path = models.load(config.model.name), config.data.path
@@ -130,10 +138,10 @@ def make_dry_workload(config: Config, mesh: Mesh) -> Workload:
     model = models.load(config.model.name)
     data = replace(config.data, path="", columns=(), predictors=(), index="")
     prepared = prepare(model.example(), model.COLUMNS, data)
-    return METHODS[config.method](config, model, prepared, mesh, _begun_with(config)).workload
+    return METHODS[config.method](config, model, prepared, mesh, begun_with(config)).workload
 
 
-def _begun_with(config: Config) -> dict[str, Any]:
+def begun_with(config: Config) -> dict[str, Any]:
     """The identity of the run in the run folder; empty where none has begun."""
     begun = store.place(config.run.run_dir) / "config.json"
     return from_first(
@@ -201,13 +209,6 @@ def _sections(verdict: Verdict) -> dict[str, Section]:
 
 
 def code_sha256(model: Any) -> str:
-    """Of a model's code: `records.provenance` finds no module that is imported by its name."""
-    tree = ast.parse(Path(str(model.__file__)).read_bytes())
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            texts = (ast.Expr, ast.Constant)
-            node.body = [  # type: ignore[attr-defined]
-                n for n in body if not (isinstance(n, texts[0]) and isinstance(n.value, texts[1]))
-            ]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    """Of a model's code and what it imports here: `sources` of a run sees no import by name."""
+    found = sources(start=f"models/{Path(str(model.__file__)).name}")
+    return hashlib.sha256(repr(found).encode()).hexdigest()

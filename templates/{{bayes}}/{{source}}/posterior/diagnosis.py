@@ -17,6 +17,7 @@ from arviz_stats.base import array_stats
 from jaxtyping import Float
 
 MOST_RHAT, LEAST_ESS, LEAST_BFMI = 1.01, 400.0, 0.3
+LEAST_RECORDS = 8  # of the ELBO
 MOST_KHAT, MOST_GAIN = 0.7, 1.0  # of a guide; the gain of its ELBO is in nats
 EQUAL = 1e-3  # log weights that differ by rounding alone
 SHOWN = 3  # parameters that a problem names
@@ -60,14 +61,15 @@ class Verdict:
 def judge(tree: Any, judged: Sequence[str] = ()) -> Verdict:
     """The verdict on draws as `read_draws` gives them; `judged` names quantities, none = all."""
     posterior = tree["posterior"].to_dataset()
-    if posterior.sizes.get("draw", 0) < 4:
+    is_guide = "log_weight" in tree["sample_stats"]
+    if posterior.sizes.get("draw", 0) < 4 or (is_guide and "elbo_gain" not in tree.attrs):
         missing = (
             "no draws: NUTS has not left warm-up, or SVI not come to its end; the same command "
             "goes on, with more --steps if it has ended"
         )
         return Verdict((missing,), {}, {})
     posterior, stats = posterior[[*judged]] if judged else posterior, tree["sample_stats"]
-    if "log_weight" in stats:
+    if is_guide:
         return judge_guide(posterior, stats["log_weight"].values, tree.attrs)
     rows = agreement(posterior)
     energy = stats["energy"].values
@@ -110,10 +112,13 @@ def judge_guide(
         shift = float(abs(np.exp(smoothed) @ draws - row["mean"]) / row["sd"])
         rows[label] = row | {"shift": shift}
     found = {}
-    if not khat <= MOST_KHAT:
-        found["k-hat"] = f"k-hat {khat:.2f} is above {MOST_KHAT}: the guide misses the posterior; "
+    most = min(MOST_KHAT, 1 - 1 / np.log10(log_weights.size))
+    if not khat <= most:
+        found["k-hat"] = f"k-hat {khat:.2f} is above {most:.2g}: the guide misses the posterior; "
         found["k-hat"] += f"the worst, in deviations of their means: {_worst(rows, 'shift', 1)}"
-    if figures["elbo_gain"] > max(MOST_GAIN, 3 * notes["elbo_gain_error"]):
+    if notes["elbo_records"] < LEAST_RECORDS:
+        found["ELBO"] = f"{notes['elbo_records']} records of the ELBO do not tell if it has settled"
+    elif figures["elbo_gain"] > max(MOST_GAIN, 3 * notes["elbo_gain_error"]):
         found["ELBO"] = f"the ELBO still rises: by {figures['elbo_gain']:.3g} nats in a quarter"
     problems = tuple(f"- {words}\n  to do: {REMEDY[name]}" for name, words in found.items())
     return Verdict(problems, figures, dict(sorted(rows.items(), key=lambda row: -row[1]["shift"])))
@@ -122,14 +127,15 @@ def judge_guide(
 def settling(losses: Float[np.ndarray, " record"]) -> dict[str, float]:
     """By how much the ELBO rises from the third quarter of a run to the last, with its error.
 
-    `losses`: negative ELBOs, evenly spaced over the run. Nothing is found in fewer than eight.
+    `losses`: negative ELBOs, evenly spaced over the run.
     """
-    quarter = len(losses) // 4
-    if quarter < 2:
-        return {"elbo_gain": 0.0, "elbo_gain_error": 0.0}
+    quarter, found = len(losses) // 4, {"elbo_records": float(len(losses))}
+    if len(losses) < LEAST_RECORDS:
+        return found | {"elbo_gain": 0.0, "elbo_gain_error": 0.0}
     before, last = losses[-2 * quarter : -quarter], losses[-quarter:]
     error = np.sqrt((before.var(ddof=1) + last.var(ddof=1)) / quarter)
-    return {"elbo_gain": float(before.mean() - last.mean()), "elbo_gain_error": float(error)}
+    gain = float(before.mean() - last.mean())
+    return found | {"elbo_gain": gain, "elbo_gain_error": float(error)}
 
 
 def agreement(draws: xarray.Dataset) -> dict[str, dict[str, float]]:

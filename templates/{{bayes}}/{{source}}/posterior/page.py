@@ -21,6 +21,7 @@ TRACED = 4  # parameters
 POINTS = 1000  # of a line or a cloud
 REPLICATES = 50
 BINS = 20  # of ranks
+HUGE = 1e30  # beyond any axis
 DPI = 110
 INK, BLUE, RED, GREY = "#24292f", "#0072b2", "#d55e00", "#8c96a3"  # as in records/plots.py
 COLOURS = [BLUE, "#e69f00", "#009e73", "#cc79a7", "#56b4e9", RED]  # chains, again from the first on
@@ -75,11 +76,14 @@ def _predictive(tree: Any, outcome: str) -> np.ndarray:
     for axes, group in ((first, "prior_predictive"), (second, "posterior_predictive")):
         values = tree[group][outcome].values
         flat = values.reshape(-1, values.shape[-1])[:: -(-values[..., 0].size // REPLICATES)]
+        # A vague prior on a logarithm draws what is no number.
+        flat = np.nan_to_num(flat.astype(float), nan=HUGE, posinf=HUGE, neginf=-HUGE)
         for replicate in flat:
             axes.ecdf(_few(replicate), color=GREY, alpha=0.35, linewidth=0.7)
         axes.ecdf(_few(observed), color=BLUE, linewidth=2, label="data")
         # A wide prior has draws that would make the data a line.
-        low, high = np.quantile(np.concatenate([flat.ravel(), observed]), [0.02, 0.98])
+        seen = np.concatenate([flat[np.abs(flat) < HUGE], observed])
+        low, high = np.quantile(seen, [0.02, 0.98])
         axes.set_xlim(min(low, observed.min()), max(high, observed.max()))
         axes.set_title(f"{group.replace('_', ' ')}: {outcome}, ECDF")
         axes.legend(frameon=False)
@@ -144,7 +148,7 @@ def _loo_rows(tree: Any, prepared: Prepared) -> dict[str, Any]:
     named = ", ".join(str(prepared.coords["row"][row]) for row in bad[:9])
     return {
         "elpd": f"{score.elpd:.2f}, standard error {score.se:.2f}",
-        "effective parameters": f"{score.p:.1f}",
+        "effective parameters": f"{score.p:.1f}, from {score.n_samples} draws",
         f"rows with a k-hat above {score.good_k:.2f}": f"{bad.size}"
         + f": {named}" * bool(bad.size),
         "LOO-PIT": "uniform as far as can be told" if inside else "not uniform: see the figure",

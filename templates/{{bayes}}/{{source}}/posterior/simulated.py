@@ -22,7 +22,7 @@ from .draws import consolidate
 from .table import Prepared
 
 BLOCK = 1 << 24  # numbers that a block of draws makes on the device
-KEPT = 1 << 24  # numbers of a group that is kept with the draws: of more, every k-th draw
+KEPT = 1 << 26  # numbers of a group that is kept with the draws: of more, every k-th draw
 PRIOR_DRAWS = 1000
 type Columns = Mapping[str, Array | np.ndarray]
 type Model = Callable[..., None]
@@ -172,8 +172,9 @@ def _over_draws(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """`one(columns, draw, key)` of each draw of each chain, a row of numbers, in blocks."""
     chains, count = draws.sizes["chain"], draws.sizes["draw"]
-    rows = max(array.shape[0] for array in columns.values())
-    block = min(count, max(1, BLOCK // (chains * rows)))
+    first = {name: draws[name].values[0, 0] for name in names}
+    numbers_a_draw = jax.eval_shape(one, columns, first, key).size
+    block = min(count, max(1, BLOCK // (chains * numbers_a_draw)))
 
     @jax.jit
     def run(columns: Columns, draws: dict[str, Array], numbers: Array, key: Array) -> Array:

@@ -126,7 +126,8 @@ def prepare(
         if columns[name] == "group":
             groups = read.groups(None if known is None else known.coords[name])
             found.sizes[name], found.coords[name] = len(groups), groups
-            found.arrays[name] = np.array([groups.index(str(v)) for v in read.cells], np.int32)
+            codes = {group: code for code, group in enumerate(groups)}
+            found.arrays[name] = np.array([codes[str(v)] for v in read.cells], np.int32)
         else:
             found.arrays[name] = read.numbers(columns[name], table, renamed)
         if columns[name] == "standardised":
@@ -161,10 +162,11 @@ class _Column:
         )
 
     def groups(self, known: list[str] | None) -> list[str]:
+        allowed = None if known is None else {*known}
         for row, cell in enumerate(self.cells):
             if _is_missing(cell):
                 raise self.wrong(row, "the name of a group")
-            if known is not None and str(cell) not in known:
+            if known is not None and allowed is not None and str(cell) not in allowed:
                 raise self.wrong(row, f"a group that was there at the fit: {', '.join(known[:9])}")
         return sorted({str(cell) for cell in self.cells}) if known is None else known
 

@@ -45,14 +45,16 @@ def collect() -> dict[str, Any]:
     }
 
 
-def sources(package: Path = Path(__file__).parents[1]) -> dict[str, str]:
+def sources(
+    package: Path = Path(__file__).parents[1], start: str = "workload.py"
+) -> dict[str, str]:
     """File -> SHA-256 of its code, for the files that decide the numbers of a training.
 
-    They are `workload.py` and all that it imports from this package, directly or through others,
+    They are `start` and all that it imports from this package, directly or through others,
     without NO_NUMBERS. Comments, docstrings and formatting do not count.
     """
     found: dict[str, str] = {}
-    pending = ["workload.py"]
+    pending = [start]
     while pending:
         name = pending.pop()
         known = name in found or name.partition("/")[0] in NO_NUMBERS or name.endswith(SETTINGS)
