@@ -12,15 +12,14 @@ from link import ROOT
 from updating import PINNED
 
 pytestmark = pytest.mark.slow
-SHORT = "--nuts.warmup 400 --steps 14"
+SHORT = "--nuts.warmup 500 --steps 15"
 # What the emitted README tells its user to type -> the options that make it a matter of seconds.
 RECIPES = {
     "uv run acorn fit demo": "",
     "uv run acorn diagnose --run-dir runs/demo": "",
     "uv run acorn fit --model.name pooled --run-dir runs/pooled": SHORT,
     "uv run acorn compare runs/demo runs/pooled": "",
-    "uv run acorn calibrate --run-dir runs/demo": "--simulations 8 --nuts.warmup 200 "
-    "--nuts.chunk 100",
+    "uv run acorn calibrate --run-dir runs/demo": "--simulations 8 --nuts.warmup 500",
     "uv run acorn predict --data.path new.csv --to predictions.zarr": "",
     "uv run acorn fit --help": "",
     "uv run acorn fit --model.name partial --data.path table.csv --data.columns player=name "

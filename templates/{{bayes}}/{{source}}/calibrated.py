@@ -64,13 +64,7 @@ def make_calibration(fitted: Config, config: Config, mesh: Mesh) -> Workload:
         )
     model, prepared = read_data(config)
     same = {"table_sha256": prepared.sha256, "model_sha256": code_sha256(model)}
-    begun = begun_with(fitted)
-    if changed := [name for name in same if begun and begun[name] != same[name]]:
-        raise UserError(
-            got=f"{' and '.join(changed)} other than those of {fitted.run.run_dir}",
-            expected="the table and the model of that fit",
-            do="put them back, or calibrate them in a new --run-dir",
-        )
+    _check_same(fitted, same)
     columns, sizes = prepared.arrays, prepared.sizes
     sampler = make_sampler(config.nuts, model.model, columns, sizes, mesh, AT_ONCE)
     identity: dict[str, Any] = {"nuts.layout": "vmap" if sampler.together else "map"}
@@ -119,6 +113,16 @@ def make_calibration(fitted: Config, config: Config, mesh: Mesh) -> Workload:
         sink=sink,
         identity=identity,
     )
+
+
+def _check_same(fitted: Config, same: dict[str, str]) -> None:
+    begun = begun_with(fitted)
+    if changed := [name for name in same if begun and begun[name] != same[name]]:
+        raise UserError(
+            got=f"{' and '.join(changed)} other than those of {fitted.run.run_dir}",
+            expected="the table and the model of that fit",
+            do="put them back, or calibrate them in a new --run-dir",
+        )
 
 
 def read_calibration(config: Config) -> Calibration:

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -51,7 +52,9 @@ def correlated(y=None, sizes=None):
         numpyro.sample("y", dist.Normal(a + b, 0.5), obs=y)
 
 
-def ranks_of(model, steps: int = 25, devices: int = 1, guide: str = "") -> dict[str, np.ndarray]:
+def ranks_of(
+    model, steps: int = 25, devices: int = 1, guide: str = "", judged: tuple[str, ...] = ()
+) -> dict[str, np.ndarray]:
     options = {"chains": AT_ONCE, "warmup": 300, "chunk": 300, "devices": devices}
     sampler = sampler_of(model, PLACES, **options)
     fit = partial(fit_by_nuts, sampler)
@@ -59,7 +62,7 @@ def ranks_of(model, steps: int = 25, devices: int = 1, guide: str = "") -> dict[
         settings = SviConfig(guide=guide, learning_rate=0.1, draws=RANKS - 1)
         sizes = {"row": ROWS}
         fit = partial(fit_by_svi, make_fit(settings, 10, 0, model, PLACES, sizes, sampler.mesh))
-    subject = Subject(sampler.kernel.model, "y", fit, sampler.mesh, sampler.together)
+    subject = Subject(sampler.kernel.model, "y", fit, sampler.mesh, judged, sampler.together)
     step, kept = jax.jit(partial(calibrate_step, subject)), []
     state = init_state(jax.random.key(3))
     with jax.set_mesh(sampler.mesh):
@@ -95,6 +98,20 @@ def test_a_guide_that_can_be_exact_passes_and_one_that_cannot_does_not() -> None
     assert {"a", "b"} <= {*wrong.failed}
 
 
+def test_constants_and_whole_numbers_are_uniform_and_only_what_is_judged_is_ranked() -> None:
+    def model(y=None, sizes=None):
+        mu = numpyro.sample("mu", dist.Normal(1.0, 2.0))
+        numpyro.deterministic("one", jnp.ones(2))
+        numpyro.deterministic("whole", jnp.round(mu))
+        with numpyro.plate("row", ROWS):
+            numpyro.sample("y", dist.Normal(mu, 2.0), obs=y)
+
+    found = judge_ranks(ranks_of(model))
+    assert {*found.curves} == {"mu", "one[0]", "one[1]", "whole", "log_likelihood"}
+    assert not found.failed
+    assert {*ranks_of(model, 1, judged=("mu",))} == {"mu", "log_likelihood"}
+
+
 def test_devices_do_not_change_ranks() -> None:
     one, four = (ranks_of(normals, 2, devices) for devices in (1, 4))
     for name in one:
@@ -112,10 +129,15 @@ def test_the_band_is_left_seldom_by_uniform_ranks_and_always_by_others() -> None
         assert len(judge_ranks({"a": ranks}).failed) == 2
 
 
+def fit_in(folder: Path) -> Config:
+    """That has not begun."""
+    return replace(demo(), run=replace(demo().run, run_dir=str(folder / "fit")))
+
+
 def config_of(folder: Path, steps: int = 0, **nuts: object) -> Config:
     start = demo()
     run = replace(start.run, run_dir=str(folder), trackers=())
-    sampler = replace(start.nuts, warmup=100, **nuts)
+    sampler = replace(start.nuts, warmup=500, **nuts)
     config = replace(start, run=run, nuts=sampler, model=replace(start.model, name="eight_schools"))
     config = settings_of(config, 24)
     return replace(config, run=replace(config.run, save_every_steps=1, steps=steps or 3))
@@ -126,7 +148,7 @@ def test_a_calibration_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     for folder, lengths in (("whole", [3]), ("parts", [1, 3])):
         for steps in lengths:
             config = config_of(tmp_path / folder, steps)
-            assert loop.run(make_calibration(demo(), config, mesh), config, mesh) == 0
+            assert loop.run(make_calibration(fit_in(tmp_path), config, mesh), config, mesh) == 0
     whole, parts = (read_calibration(config_of(tmp_path / f)) for f in ("whole", "parts"))
     assert whole.simulations == parts.simulations == 24
     for name, curve in whole.curves.items():
@@ -140,4 +162,6 @@ def test_what_cannot_be_ranked_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"warmup 50"):
         settings_of(replace(start, nuts=replace(start.nuts, warmup=50)), 200)
     with pytest.raises(UserError, match=r"3 devices"):
-        make_calibration(demo(), config_of(tmp_path), make_mesh(MeshConfig(), jax.devices()[:3]))
+        make_calibration(
+            fit_in(tmp_path), config_of(tmp_path), make_mesh(MeshConfig(), jax.devices()[:3])
+        )
