@@ -4,6 +4,7 @@ Builds what `fit` builds for a model of posterior_models.py, without its table, 
 """
 
 import time
+from functools import partial
 
 import jax
 import numpy as np
@@ -11,10 +12,11 @@ from acorn.config import NutsConfig
 from acorn.contract import Workload
 from acorn.nuts import init_state, make_sampler, sample_step, state_specs
 from acorn.run_config import MeshConfig
-from acorn.runtime.compiled import abstract_state, jit_step, with_shardings
+from acorn.runtime.compiled import abstract_state, jit_step
 from acorn.runtime.host_memory import keep_freed_memory
 from acorn.runtime.sharding import make_mesh
 from grown import serve
+from jax.sharding import NamedSharding, PartitionSpec
 from posterior_models import cpu_s, in_numpyro, judge, read_columns
 
 now = {}  # name, draws, begin, step, columns: what `build` leaves for `run`
@@ -32,15 +34,17 @@ def build(name, draws, metric="diagonal", chains=4):
     sampler = make_sampler(
         settings, lambda sizes, **columns: model(**columns), columns, {}, mesh, chains
     )
+    columns = jax.device_put(columns, NamedSharding(mesh, PartitionSpec()))
+    init = partial(init_state, sampler)
     workload = Workload(
-        init=lambda key: init_state(sampler, key),
-        step=lambda state, batch: sample_step(sampler, state, batch),
+        init=init,
+        step=partial(sample_step, sampler),
         batch=lambda cursor: columns,
         specs=state_specs,
     )
     with jax.set_mesh(mesh):
         state, shardings = abstract_state(workload, 0, mesh)
-        begin = jax.jit(lambda seed: init_state(sampler, jax.random.key(seed)), out_shardings=shardings)
+        begin = jax.jit(lambda seed: init(jax.random.key(seed)), out_shardings=shardings)
         begin = begin.lower(np.int32(0)).compile()
         step = jit_step(workload, shardings, mesh).lower(state, columns).compile()
     now.update(name=name, draws=draws, chunk=settings.chunk, columns=columns)
