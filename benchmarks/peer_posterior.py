@@ -6,7 +6,6 @@ array, (chain, draw, …), and the gradients that were taken for them. All aim a
 
 import importlib.metadata
 import os
-import sys
 import tempfile
 import time
 
@@ -18,20 +17,28 @@ CHAINS, TARGET = 4, 0.8
 now = {}  # name and draw: what `build` leaves for `run`
 
 
-def build_numpyro(name, draws, method):
-    """Compiles in its run: the first one is the build. The bar lets later ones be compiled less."""
+def prepare_numpyro(name, draws, method):
+    """Compiles in its runs; with the bar on and chains in sequence, in the first one only."""
     import jax
     from numpyro.infer import MCMC, NUTS
 
     columns = _as_jax(name)
     kernel = NUTS(in_numpyro(name), target_accept_prob=TARGET)
-    sampler = MCMC(kernel, num_warmup=draws, num_samples=draws, num_chains=CHAINS, chain_method=method)
+    sampler = MCMC(
+        kernel, num_warmup=draws, num_samples=draws, num_chains=CHAINS, chain_method=method
+    )
 
     def draw(seed):
         sampler.run(jax.random.key(seed), extra_fields=("num_steps",), **columns)
         found = jax.device_get(sampler.get_samples(group_by_chain=True))
         return found, int(sampler.get_extra_fields()["num_steps"].sum())
 
+    return draw
+
+
+def build_numpyro(name, draws, method):
+    """Its first run is the build."""
+    draw = prepare_numpyro(name, draws, method)
     draw(0)
     return draw
 
@@ -93,7 +100,9 @@ def build_stan(name, draws):
     def draw(seed):
         fit = built(seed).sample(num_chains=CHAINS, num_warmup=draws, num_samples=draws)
         found = {
-            n: np.reshape(fit[n], (-1, draws, CHAINS)).T if fit.dims[i] else fit[n].reshape(-1, CHAINS).T
+            n: np.reshape(fit[n], (-1, draws, CHAINS)).T
+            if fit.dims[i]
+            else fit[n].reshape(-1, CHAINS).T
             for i, n in enumerate(fit.param_names)
         }
         return found, int(fit["n_leapfrog__"].sum())
@@ -141,13 +150,23 @@ def run(seed):
     return {"wall": wall, "cpu": cpu, "gradients": gradients} | judge(now["name"], draws)
 
 
+def fit(name, draws):
+    """All of a fit by NumPyro's MCMC, for a process that does nothing else."""
+    drawn, _ = prepare_numpyro(name, draws, "sequential")(0)
+    return judge(name, drawn)
+
+
 def simulate(simulations, draws):
     """CPU seconds a simulation of a calibration of eight schools by simuk on NumPyro's MCMC."""
     from numpyro.infer import NUTS
     from simuk import SBC
 
     name = "eight_schools-eight_schools_noncentered"
-    model, data = in_numpyro(name), _as_jax(name)
+    eight_schools, data = in_numpyro(name), _as_jax(name)
+
+    def model(sigma, y=None):
+        eight_schools(y, sigma)
+
     began = cpu_s()
     sampling = {"num_warmup": draws, "num_samples": draws, "num_chains": 1}
     calibration = SBC(
@@ -164,4 +183,4 @@ def _as_jax(name):
 
 
 if __name__ == "__main__":
-    serve(build, run, simulate)
+    serve(build, run, fit, simulate)
