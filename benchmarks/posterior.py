@@ -5,7 +5,8 @@
 sampling: four posteriors (posterior_models.py), 4 chains of 1000 draws after as many of warm-up, an
 aim of 0.8; long-lived processes on two cores are driven in turn, each round with a seed of its own,
 and figures are medians of the rounds. Least bulk ESS is over all parameters; CPU seconds are of the
-process and its children; gradients are those of kept draws. No row is printed of a side whose means
+process and its children, a build from the start of the process on; gradients are those of kept
+draws. No row is printed of a side whose means
 are not those of posteriordb (of ours, where it has none): |z| < 5. fits: whole fits and
 calibrations of eight schools in fresh processes. devices: chains on fake CPU devices.
 Peers come into build/benchmarks/bayes-peers (Python 3.12); one that pip does not find is left out.
@@ -21,7 +22,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from grown import BUILD, Worker, WorkerEnded, describe_machine, grow_project, ratio, table
+from grown import BUILD, ROOT, Worker, WorkerEnded, describe_machine, grow_project, ratio, table
 
 HERE = Path(__file__).resolve().parent
 PEERS = {  # what pip is asked for
@@ -74,6 +75,16 @@ def command_of(side, pythons):
     return [*CORES, pythons["ours" if side == "ours" else "peers"], HERE / worker]
 
 
+def read_reference(name):
+    """Means of posteriordb with their standard errors; empty where it has none."""
+    file = ROOT / "tests" / "posteriordb" / name / "mean_value.json"
+    if not file.exists():
+        return {}
+    found = json.loads(file.read_text())
+    rows = zip(found["names"], found["mean_value"], found["mcse_mean"], strict=True)
+    return {name: (mean, mcse) for name, mean, mcse in rows}
+
+
 def largest_z(means, reference):
     """Of the differences of means over their Monte Carlo errors."""
     rows = [(*means[name], *reference[name]) for name in means]
@@ -88,6 +99,7 @@ def sample(posterior, options, pythons, installed):
             if what != "ours" and what not in installed:
                 continue
             log = BUILD / "posterior.log"
+            began = time.perf_counter()
             workers[side] = Worker(*command_of(what, pythons), log=log)
             how = how | ({} if what == "ours" else {"side": what})
             try:
@@ -96,6 +108,7 @@ def sample(posterior, options, pythons, installed):
                 print(f"left out: {posterior}, {side}: {ended}; see {log}", flush=True)
                 workers.pop(side).close()
                 continue
+            built["wall"] = time.perf_counter() - began
             found[side] = {"build": built, "rounds": []}
             print(f"{posterior}, {side}: built in {built['cpu']:.1f} CPU s", flush=True)
         for seed in range(1, options.rounds + 1):
@@ -110,8 +123,6 @@ def sample(posterior, options, pythons, installed):
 
 def judged(posterior, side, found, ours):
     """With the medians, unless another posterior was drawn from."""
-    from posterior_models import read_reference
-
     rounds = found["rounds"]
     reference = read_reference(POSTERIORS[posterior]) or ours[0]["means"]
     apart = [largest_z(r["means"], reference) for r in rounds if r["means"] is not reference]
@@ -139,8 +150,8 @@ def print_sampling(found):
     heads += ["ESS / CPU s", "ESS / s", "ESS / 1000 gradients", "largest z", "ours / it"]
     rows = [
         [posterior, side, f"{x['build']['cpu']:.1f}", f"{x['cpu']:.2f}", f"{x['wall']:.2f}"]
-        + [f"{x['ess']:,.0f}", f"{x['ess_per_cpu_s']:,.0f}", f"{x['ess_per_s']:,.0f}"]
-        + [f"{x['ess_per_1000_gradients']:.1f}", f"{x['z']:.1f}", f"{x['ours_over']:.2f}"]
+        + [f"{x[what]:,.0f}" for what in ("ess", "ess_per_cpu_s", "ess_per_s")]
+        + [f"{x[what]:.2f}" for what in ("ess_per_1000_gradients", "z", "ours_over")]
         for posterior, sides in found.items()
         for side, x in sides.items()
         if "refused" not in x

@@ -169,7 +169,9 @@ functions {
   }
 }
 data { int N; array[N] real ts; array[2] real y_init; array[N, 2] real y; }
-parameters { array[4] real<lower=0> theta; vector<lower=0>[2] z_init; array[2] real<lower=0> sigma; }
+parameters {
+  array[4] real<lower=0> theta; vector<lower=0>[2] z_init; array[2] real<lower=0> sigma;
+}
 model {
   array[N] vector[2] z = ode_rk45_tol(slope, z_init, 0, ts, 1e-5, 1e-3, 500, theta);
   theta[{1, 3}] ~ normal(1, 0.5);
@@ -199,18 +201,8 @@ def judge(name, draws):
     return {"ess": min(ess), "means": means}
 
 
-def read_reference(name):
-    """Means of posteriordb with their standard errors; empty where it has none."""
-    file = REFERENCES / name / "mean_value.json"
-    if not file.exists():
-        return {}
-    found = json.loads(file.read_text())
-    rows = zip(found["names"], found["mean_value"], found["mcse_mean"], strict=True)
-    return {name: (mean, mcse) for name, mean, mcse in rows}
-
-
 def cpu_s():
-    """CPU seconds of this process and of all that it has started, ended or not."""
+    """CPU seconds so far of this process and of all that it has started, ended or not."""
     used = sum(os.times()[:4])
     for children in Path("/proc/self/task").glob("*/children"):
         for child in children.read_text().split():
