@@ -89,7 +89,7 @@ def build_blackjax(name, draws, metric):
 
 def build_stan(name, draws):
     """As pip brings it: httpstan. Its cache of programs is empty at first."""
-    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()
+    os.environ["XDG_CACHE_HOME"] = empty_folder()
     import stan
 
     def built(seed):
@@ -111,7 +111,8 @@ def build_stan(name, draws):
 
 
 def build_nutpie(name, draws, adaptation):
-    """PyMC's density by numba."""
+    """PyMC's density by numba. PyTensor's cache of programs is empty at first."""
+    os.environ["PYTENSOR_FLAGS"] = f"base_compiledir={empty_folder()}"
     import nutpie
 
     program = nutpie.compile_pymc_model(in_pymc(name))
@@ -172,6 +173,12 @@ def simulate(simulations, draws):
     )
     calibration.run_simulations()
     return {"cpu": (cpu_s() - began) / simulations}
+
+
+def empty_folder():
+    """Until the process ends."""
+    now["folder"] = tempfile.TemporaryDirectory()
+    return now["folder"].name
 
 
 def _as_jax(name):
