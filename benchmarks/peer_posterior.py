@@ -90,6 +90,7 @@ def build_blackjax(name, draws, metric):
 def build_stan(name, draws):
     """As pip brings it: httpstan. Its cache of programs is empty at first."""
     os.environ["XDG_CACHE_HOME"] = empty_folder()
+    os.chdir(now["folder"].name)  # it leaves object files where it runs
     import stan
 
     def built(seed):
