@@ -20,8 +20,11 @@ now = {}  # name and draw: what `build` leaves for `run`
 def prepare_numpyro(name, draws, method):
     """Compiles in its runs; with the bar on and chains in sequence, in the first one only."""
     import jax
+    import numpyro
     from numpyro.infer import MCMC, NUTS
 
+    # Begins by a draw of the priors, which may be one whose orbit leaves the numbers.
+    numpyro.enable_validation(False)
     columns = _as_jax(name)
     kernel = NUTS(in_numpyro(name), target_accept_prob=TARGET)
     sampler = MCMC(

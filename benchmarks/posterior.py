@@ -141,7 +141,7 @@ def sampling(options, pythons, installed):
     found = {}
     for posterior in options.posteriors or POSTERIORS:
         found[posterior] = sample(posterior, options, pythons, installed)
-        print_sampling(found)
+        print_sampling({posterior: found[posterior]})
     return found
 
 
