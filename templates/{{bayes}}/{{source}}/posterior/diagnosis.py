@@ -117,7 +117,9 @@ def judge_guide(
         found["k-hat"] = f"k-hat {khat:.2f} is above {most:.2g}: the guide misses the posterior; "
         found["k-hat"] += f"the worst, in deviations of their means: {_worst(rows, 'shift', 1)}"
     if notes["elbo_records"] < LEAST_RECORDS:
-        found["ELBO"] = f"{notes['elbo_records']} records of the ELBO do not tell if it has settled"
+        found["ELBO"] = (
+            f"{notes['elbo_records']:g} records of the ELBO do not tell if it has settled"
+        )
     elif figures["elbo_gain"] > max(MOST_GAIN, 3 * notes["elbo_gain_error"]):
         found["ELBO"] = f"the ELBO still rises: by {figures['elbo_gain']:.3g} nats in a quarter"
     problems = tuple(f"- {words}\n  to do: {REMEDY[name]}" for name, words in found.items())

@@ -73,7 +73,7 @@ def verdict_of(draws: dict[str, np.ndarray]) -> Verdict:
         if name.startswith("posterior/")
     }
     weights = draws["sample_stats/log_weight"][None]
-    return judge_guide(xarray.Dataset(posterior), weights, settling(np.zeros(0)))
+    return judge_guide(xarray.Dataset(posterior), weights, settling(np.zeros(8)))
 
 
 @pytest.mark.parametrize("guide", ["multivariate", "laplace", "low_rank", "flow"])
