@@ -27,7 +27,7 @@ RECIPES = {
     "uv run acorn train --help": "",
     "uv run acorn train --data.source pictures --data.size 32 --data.colour --data.prepared-dir "
     "data/mine --run-dir runs/mine": MINI
-    + " --model.patch 8 --data.heldout-fraction 0.3 --steps 2",
+    + " --data.size 16 --model.patch 4 --data.heldout-fraction 0.3 --steps 2",
     "uv run acorn train": MINI + " --run-dir runs/demo --steps 60 --save-every-steps 30",
     "uv run acorn prepare": "",
     "uv run acorn sample": "--count 4 --sampler euler",

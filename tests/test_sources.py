@@ -314,7 +314,7 @@ def test_each_layer_brings_its_own_dependencies(kind: str, grown: dict[str, Path
 
 
 def test_the_core_tests_run_every_dependency(kind: str) -> None:
-    """The lowest versions of all of them meet the code in these tests, shared ones with llm."""
+    """The lowest versions of all of them meet the code in these tests; of shared ones, with llm."""
     tested = {name.replace("/", ".").replace("test_", "") for name in CORE_TESTS[kind]}
     # A test that has the name of its room is of all its modules.
     modules = [

@@ -9,8 +9,8 @@ from installed import MINI, ONE_MESH, TINY, losses_of, uv
 from updating import PINNED, adopt, follow_releases
 
 pytestmark = pytest.mark.slow
-# Emitted tests that together run every dependency, and are short, for the lowest versions: shared
-# rooms meet those of their dependencies with llm.
+# Emitted tests that together run every dependency, and are short: for the lowest versions. What all
+# kinds depend on is run with llm alone.
 OPTIONS = {
     "llm": f"--steps 3 {MINI}",
     "diffusion": "--steps 3 --sample.images 20 --eval-every-steps 0",

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from .. import panel, workload
+from .. import workload
 from ..errors import Exit
-from ..images.features import train_classifier
 from ..records.store import read_lines
 from ..runtime.tests.children import Child, command, kill_thrice, optimised, start_two
 
@@ -42,12 +41,6 @@ def start(
 def unjudged(*argv: str) -> None:
     """As `command`, for a run whose losses alone are looked at."""
     workload.judge = lambda *_, **__: {}
-    command(*argv)
-
-
-def judged_in_short(*argv: str) -> None:
-    """As `command`, with features of a classifier that has trained for 30 steps."""
-    panel.train_classifier = partial(train_classifier, steps=30)
     command(*argv)
 
 
@@ -106,10 +99,10 @@ def test_eight_devices_then_one(tmp_path: Path) -> None:
 def test_two_processes_train_and_judge_as_one(tmp_path: Path) -> None:
     options = "--steps 8 --eval-every-steps 4 --mesh.fsdp 2 --model.dropout 0"
     argv = command_line(tmp_path, "two", options)
-    pair = start_two(judged_in_short, argv, argv, folder=tmp_path)
+    pair = start_two(command, argv, argv, folder=tmp_path)
     codes = [child.code() for child in pair]
     assert codes == [Exit.DONE] * 2, "\n".join(child.log.read_text() for child in pair)
-    alone = start(tmp_path, "one", options.replace("--mesh.fsdp 2", ""), run=judged_in_short)
+    alone = start(tmp_path, "one", options.replace("--mesh.fsdp 2", ""))
     assert alone.code() == Exit.DONE, alone.log.read_text()
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=CLOSE)
     two, one = (json.loads((tmp_path / n / "summary.json").read_text()) for n in ("two", "one"))
