@@ -19,6 +19,7 @@ READING = {
     "llm": ["commands.train", "step", "training.optim"],
     "diffusion": ["commands.train", "step", "training.optim"],
     "bayes": ["commands.fit", "nuts"],
+    "tpu": ["commands.train", "workload", "training.optim"],
 }
 READ_BY_ALL = ["cli", "config", "workload", "runtime.loop", "runtime.checkpoint", "records.store"]
 # What shows a run, which a core may do without; and what training loads only where it needs it.
@@ -26,12 +27,13 @@ SHOWN = {"records.plots", "records.report", "records.trace", "records.trackers"}
 LEAVES = {"records.plots", "records.report", "records.trace"}
 # By kind: the room of its data; code lines of its own, on the way of `train` without data, and of
 # everything; settings.
-DATA = {"llm": "text", "diffusion": "images", "bayes": "posterior"}
+DATA = {"llm": "text", "diffusion": "images", "bayes": "posterior", "tpu": "no room"}
 DATA_OF_ALL = {"training.given", "training.prepared"}  # what those rooms have in common
 IMPORTED_AS = {"scikit": "sklearn", "pillow": "PIL", "flatbuffers": "jax", "arviz": "arviz_stats"}
 IMPORTED_AS["h5netcdf"] = "xarray"
 LIMITS = {"llm": (1800, 3800, 6060, 61), "diffusion": (3450, 4900, 7810, 90)}
 LIMITS["bayes"] = (2600, 4000, 6400, 75)
+LIMITS["tpu"] = (400, 3300, 6000, 60)
 LONG_FUNCTIONS = {("runtime.loop", "_run")}  # the one place where a run reads top to bottom
 LAYERS = [layer for layer in sorted(TEMPLATES.iterdir()) if layer.is_dir()]
 FILES = [file for layer in LAYERS for file in layer_files(layer)]

@@ -13,7 +13,8 @@ MODULES = {
 }
 GROUND, COMMAND_LINE = {"contract", "errors", "run_config"}, {"cli", "console", "__main__"}
 # From the top down: a room may import what stands below it. Every other room holds a kind's data.
-ORDER = ["command line", "commands", "kind", "data", "training", "runtime", "records", "ground"]
+ORDER = ["command line", "commands", "kind", "data", "cluster", "training"]
+ORDER += ["runtime", "records", "ground"]
 
 
 def room(module: str) -> str:

@@ -1,0 +1,1 @@
+"""Several hosts: launchers, restarts, health, plan, ledger. No model, data set or training step."""
