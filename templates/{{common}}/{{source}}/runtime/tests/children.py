@@ -53,26 +53,42 @@ class Child:
         return code
 
 
-def start_two(
-    target: Callable[..., object], *args: tuple[object, ...], folder: Path, **env: str
+def start_job(
+    target: Callable[..., object],
+    *args: tuple[object, ...],
+    folder: Path,
+    devices: int = 2,
+    **env: str,
 ) -> list[Child]:
-    """A job of two processes with two devices each; `args` of the first and of the second."""
+    """A job of as many processes as there are `args`, each with so many devices."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     return [
         Child(
             target,
-            *args[index],
+            *given,
             log=folder / f"log{index}",
-            devices=2,
+            devices=devices,
             JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
-            JAX_NUM_PROCESSES="2",
+            JAX_NUM_PROCESSES=str(len(args)),
             JAX_PROCESS_ID=str(index),
             **env,
         )
-        for index in range(2)
+        for index, given in enumerate(args)
     ]
+
+
+def start_two(
+    target: Callable[..., object],
+    first: tuple[object, ...],
+    second: tuple[object, ...],
+    *,
+    folder: Path,
+    **env: str,
+) -> list[Child]:
+    """A job of two processes with two devices each; `args` of the first and of the second."""
+    return start_job(target, first, second, folder=folder, **env)
 
 
 def steps_of(run_dir: Path) -> list[int]:
