@@ -16,11 +16,13 @@ from ..contract import Artifact, Section, Workload
 from ..errors import Exit, UserError
 from ..run_config import RunConfig, flatten, to_dict
 from . import artifacts, hardware, progress, store, telemetry
+from .profiling import Profiler
 from .summary import facts, ranked, size
 from .trackers import make_trackers
 
 log = logging.getLogger(__name__)
 DRAWING_S = 10.0  # the longest wait for the plots of a run that was stopped
+LEDGER_S = 5.0  # what a kill hides of an attempt's time, at most
 
 
 class Recorder:
@@ -45,7 +47,9 @@ class Recorder:
         self._window = (first, self._busy_s())
         self._compile_s: float | None = None
         self._saves_s: list[float] = []
-        self._profiling = self._closed = False
+        self._at, self._closed = first, False
+        self._stop = threading.Event()
+        self._profiler = Profiler(run_dir, self._run, jax.process_index())
         if self._primary:
             store.make_folder(run_dir)
             telemetry.cut_records(run_dir / "metrics.jsonl", first if kept is None else kept)
@@ -67,6 +71,7 @@ class Recorder:
         The metrics of `workload.means` are averaged over all steps since a record was last due;
         values that are not finite do not count.
         """
+        self._at = step
         due = step % self._run.log_every_steps == 0
         sums = {}
         for name in self._workload.means:
@@ -116,19 +121,36 @@ class Recorder:
 
     def profile(self, step: int) -> None:
         """Start or stop the profiler trace around the steps that were asked for."""
-        at, length = self._run.profile_at_step, self._run.profile_steps
-        if at and step == at and not self._profiling:
-            jax.profiler.start_trace(str(self._dir / "profile"))
-            self._profiling = True
-        elif self._profiling and step >= at + length:
-            self._stop_profile()
+        self._profiler.step(step)
 
     def close(self, code: Exit) -> None:
         """Let the bar and the trackers finish, with the run's exit code; may be called twice."""
-        self._stop_profile()
+        self._stop.set()
+        self._profiler.close()
         if self._primary and not self._closed:
             self._log.close(code)
         self._closed = True
+
+    def ended(self, code: int) -> None:
+        """Note in attempts.jsonl how and when the process ends; in any thread, perhaps again."""
+        if self._primary:
+            self._clock.end(code)
+            self._clock.save(self._dir / "attempts.jsonl", self._at)
+
+    def __enter__(self) -> "Recorder":
+        """Keep attempts.jsonl current, so that a kill hides little, and listen to profile requests.
+
+        A `with` calls `leave` at its end.
+        """
+        self._profiler.listen()
+        threading.Thread(target=self._keep, name="recorder", daemon=True).start()
+        return self
+
+    def _keep(self) -> None:
+        while not self._stop.wait(LEDGER_S):
+            if self._primary:
+                self._clock.save(self._dir / "attempts.jsonl", self._at)
+            self._profiler.look()
 
     def leave(self, _: object, error: BaseException | None, __: object) -> None:
         """`close` as the end of a `with`, for what no `finish` and no `stopped` has ended."""
@@ -136,7 +158,11 @@ class Recorder:
         code = next((code for of, code in kinds.items() if isinstance(error, of)), Exit.BUG)
         if isinstance(error, SystemExit) and error.code == Exit.PREEMPTED:  # SIGTERM
             code = Exit.PREEMPTED
+        if not self._closed:
+            self.ended(code)
         self.close(code)
+
+    __exit__ = leave
 
     def finish(
         self,
@@ -148,7 +174,7 @@ class Recorder:
         self.close(Exit.DONE)
         if not self._primary:
             return
-        self._clock.save(self._dir / "attempts.jsonl", steps)
+        self.ended(Exit.DONE)
         name, units = self._workload.rate
         records = store.read_lines(self._dir / "metrics.jsonl")
         last = {k: v for record in records for k, v in record.items()}
@@ -192,6 +218,7 @@ class Recorder:
         It takes `DRAWING_S` at most, since a host that is reclaimed is killed half a minute after
         SIGTERM, and reads no profiler trace: `report` does.
         """
+        self.ended(code)
         self.close(code)
         if not self._primary:
             return
@@ -201,7 +228,6 @@ class Recorder:
 
     def _draw_stopped(self, step: int) -> None:
         try:
-            self._clock.save(self._dir / "attempts.jsonl", step)
             if _is_summarised(self._dir, step):  # from before a step back: it would pass as the end
                 store.remove(self._dir / "summary.json")
             from .report import write_report
@@ -220,15 +246,6 @@ class Recorder:
             return None, "no MFU: this kind counts no model FLOPs"
         kind = jax.devices()[0].device_kind
         return hardware.mfu(self._workload.flops_per_step, step_s, jax.device_count(), kind)
-
-    def _stop_profile(self) -> None:
-        if not self._profiling:
-            return
-        self._profiling = False
-        jax.profiler.stop_trace()
-        if self._primary:
-            folder = self._dir / "profile"
-            log.info("profiler trace in %s: `uvx xprof --logdir %s` shows it", folder, folder)
 
 
 def reported(run_dir: Path, step: int) -> bool:

@@ -6,9 +6,11 @@ when to write; only process 0 does.
 """
 
 import contextlib
+import itertools
 import json
 import logging
 import math
+import os
 import threading
 import time
 from collections import defaultdict, deque
@@ -16,9 +18,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..errors import Exit
 from . import store
 
 log = logging.getLogger(__name__)
+_runs = itertools.count()  # of this process
 
 type Record = dict[str, Any]
 """One line of metrics.jsonl: `step` first, then numbers; None where one was not finite."""
@@ -102,16 +106,22 @@ class _WarningsFile(logging.Handler):
 
 
 class Clock:
-    """Assigns each second since its creation to one part, so that the parts add up to wall time.
+    """Assigns each second since the process began to one part: the parts add up to wall time.
 
-    Parts: startup, restore, compile, data_wait, step, evaluate, artifacts, checkpoint (blocking).
+    Parts: startup (imports, joining the job), restore, compile, data_wait, step, evaluate,
+    artifacts, checkpoint (blocking), preemption (the save of a stop) and hang. Threads may read it
+    and save it, one enters parts.
     """
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, now: Callable[[], float] = time.monotonic, age_s: float = 0.0) -> None:
+        """`age_s`: for how long the process has lived already."""
         self._now, self._mark, self._part = now, now(), "startup"
-        self._parts_s: defaultdict[str, float] = defaultdict(float)
+        self._parts_s = defaultdict(float, {"startup": age_s})
+        self._entered = self._mark  # when work last went on to another part
+        self._began = time.time() - age_s
         self._first_step: int | None = None
         self._earlier: str | None = None  # the lines of earlier attempts
+        self._lock = threading.RLock()
         self.about: Record = {}  # what else the line of this attempt says
 
     @contextlib.contextmanager
@@ -125,47 +135,97 @@ class Clock:
 
     def enter(self, part: str) -> str:
         """From now on time belongs to `part`; returns the part left."""
-        now, left = self._now(), self._part
-        self._parts_s[left] += now - self._mark
-        self._mark, self._part = now, part
+        with self._lock:
+            left = self._count()
+            self._part, self._entered = part, self._mark
         return left
 
     def parts_s(self) -> dict[str, float]:
         """Seconds in each part so far."""
-        self.enter(self._part)
-        return dict(self._parts_s)
+        with self._lock:
+            self._count()
+            return dict(self._parts_s)
+
+    def end(self, code: int) -> None:
+        """Note the exit code; of a hang and of a lost peer, what was waited for in vain too."""
+        with self._lock:
+            left = self._count()
+            if code in (Exit.HUNG, Exit.PEER_LOST):
+                vain_s = self._mark - self._entered
+                self._parts_s[left] -= vain_s
+                self._parts_s["hang"] += vain_s
+                self._entered = self._mark  # it may be called twice
+            self.about["code"] = int(code)
 
     def save(self, path: Path, step: int) -> None:
         """Rewrite this attempt's line of attempts.jsonl; call first right after the restore."""
-        if self._first_step is None:
-            self._first_step = step
-        row = {"first_step": self._first_step, "step": step, "parts_s": self.parts_s()}
-        row |= self.about
-        # A full disk has been reported by the write to metrics.jsonl.
-        with contextlib.suppress(OSError):
-            if self._earlier is None:
-                self._earlier = store.as_lines(store.read_lines(path))
-            # At every record: a wait for the disk each time would slow the steps down.
-            store.write(path, self._earlier + store.as_lines([row]), sync=False)
+        with self._lock:
+            if self._first_step is None:
+                self._first_step = step
+            row: Record = {"first_step": self._first_step, "step": step, "began": self._began}
+            row |= {"parts_s": self.parts_s()} | self.about
+            # A full disk has been reported by the write to metrics.jsonl.
+            with contextlib.suppress(OSError):
+                if self._earlier is None:
+                    self._earlier = store.as_lines(store.read_lines(path))
+                # At every record: a wait for the disk each time would slow the steps down.
+                store.write(path, self._earlier + store.as_lines([row]), sync=False)
+
+    def _count(self) -> str:
+        """Give the time since the last call to the part that it was spent in, and name it."""
+        now = self._now()
+        self._parts_s[self._part] += now - self._mark
+        self._mark = now
+        return self._part
+
+
+def age_s() -> float:
+    """Seconds since this process began, by Linux; 0 where the system does not say, and for a
+    second run in one process."""
+    if next(_runs):
+        return 0.0
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        # After the name, which may hold spaces: field 22 of proc(5), in ticks since the boot.
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        began_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - began_s)
+    return 0.0
+
+
+def split(attempts: list[Record]) -> list[dict[str, float]]:
+    """Lines of attempts.jsonl -> for each the seconds of its parts, and of what came of it.
+
+    redone: of `step`, those of the steps that a kill lost and a later attempt did again. restart:
+    from its last line to the begin of the next one. Lines of 0.5 and before tell no begin.
+    """
+    found: list[dict[str, float]] = []
+    resumed_at = math.inf  # the earliest step that a later attempt began from
+    next_began: float | None = None
+    for row in reversed(attempts):
+        parts = defaultdict(float, row["parts_s"])
+        began = row.get("began")
+        if began is not None and next_began is not None:
+            # Below 0 where a clock was set back meanwhile.
+            parts["restart"] = max(0.0, next_began - began - sum(row["parts_s"].values()))
+        done = row["step"] - row["first_step"]
+        if done and resumed_at < row["step"]:
+            redone_s = row["parts_s"].get("step", 0.0) * min(1.0, (row["step"] - resumed_at) / done)
+            parts["step"] -= redone_s
+            parts["redone"] += redone_s
+        resumed_at, next_began = min(resumed_at, row["first_step"]), began
+        found.append({part: seconds for part, seconds in parts.items() if seconds})
+    return found[::-1]
 
 
 def goodput(attempts: list[Record]) -> Record:
     """Lines of attempts.jsonl -> `goodput` (step time / wall time), `wall_s`, `attempts`, `spent`.
 
-    `spent` has the seconds of each part over all attempts. Steps that a kill lost and a later
-    attempt did again count as `redone_s`, not as `step_s`.
+    `spent` has the seconds of each part over all attempts, as `split` tells them.
     """
     spent: defaultdict[str, float] = defaultdict(float)
-    resumed_at = math.inf  # the earliest step that a later attempt began from
-    for row in reversed(attempts):
-        for part, seconds in row["parts_s"].items():
+    for parts in split(attempts):
+        for part, seconds in parts.items():
             spent[f"{part}_s"] += seconds
-        done = row["step"] - row["first_step"]
-        if done and resumed_at < row["step"]:
-            redone_s = row["parts_s"].get("step", 0.0) * min(1.0, (row["step"] - resumed_at) / done)
-            spent["step_s"] -= redone_s
-            spent["redone_s"] += redone_s
-        resumed_at = min(resumed_at, row["first_step"])
     wall_s = sum(spent.values())
     share = spent["step_s"] / wall_s if wall_s else 0.0
     return {"goodput": share, "wall_s": wall_s, "attempts": len(attempts), "spent": dict(spent)}

@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -34,6 +34,7 @@ POLL_S = 0.5
 BARRIER_MS = 24 * 3600 * 1000  # one process may prepare data for hours while the others wait
 ANSWER_S = 10.0  # a process that lives answers within
 REPEAT_S = 2.0  # a launcher such as `uv run` forwards the signal that the terminal sends us too
+_last_words: list[Callable[[int], object]] = []
 _numbers = itertools.count()  # of unique names; all processes reach them in the same order
 
 
@@ -65,11 +66,30 @@ def _join(*place: Any, **options: Any) -> None:
         thread.join()
 
 
+def on_end(call: Callable[[int], object]) -> None:
+    """Call it with the exit code before this process ends, whichever thread ends it; one alone."""
+    _last_words[:] = [call]
+
+
+def _say_last_words(code: int) -> None:
+    """In a thread that may be left behind: what hangs may be the disk that they go to."""
+
+    def say() -> None:
+        for call in _last_words:
+            with contextlib.suppress(Exception):  # the code is what counts
+                call(code)
+
+    saying = threading.Thread(target=say, daemon=True)
+    saying.start()
+    saying.join(4 * POLL_S)
+
+
 def end_together(code: int, reason: str) -> None:
     """End with `code`; the other processes end with it too where there is a reason to tell them."""
     sys.stdout.flush()
     own = job()
     if own.client is None:
+        _say_last_words(code)
         if not reason:
             sys.exit(code)
         sys.stderr.flush()
@@ -78,6 +98,7 @@ def end_together(code: int, reason: str) -> None:
         # JAX would do so in an exit hook, which comes after Python has waited for all threads,
         # among them those of saves that were given up; leaving the job is what ends these.
         jax.distributed.shutdown()
+        _say_last_words(code)
         sys.exit(code)
     try:
         _follow_failure()  # a collective that broke shows that another process ended first
@@ -146,11 +167,13 @@ def _on_abort(_: int) -> None:
     asking.start()
     asking.join(4 * POLL_S)
     if not answers:
+        _say_last_words(Exit.PEER_LOST)
         os.write(2, b"\nanother process of the job is gone: run the same command again\n")
         os._exit(Exit.PEER_LOST)
 
 
 def _leave(code: int) -> None:
+    _say_last_words(code)
     sys.stderr.flush()
     if job().process_id == 0:  # it holds the store, and losing that aborts the others with 134
         time.sleep(4 * POLL_S)
@@ -194,6 +217,7 @@ class Watch:
                 faulthandler.dump_traceback(sys.stderr)
                 if job().client is not None:
                     end_together(Exit.HUNG, reason)
+                _say_last_words(Exit.HUNG)
                 os._exit(Exit.HUNG)  # a thread's sys.exit would end the thread alone
 
 

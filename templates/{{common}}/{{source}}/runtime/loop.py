@@ -23,7 +23,7 @@ from .agree import check_folder
 from .changes import in_words, list_changes
 from .checkpoint import Checkpoints
 from .compiled import abstract_state, count_parameters, describe_state, initialise, jit_step
-from .distributed import StopRequest, Watch, all_agree, barrier
+from .distributed import StopRequest, Watch, all_agree, barrier, on_end
 from .guards import CompileCount, FiniteCheck, OneCompilation, debugging_as_asked
 from .lock import only_run_in
 from .prefetch import Prefetch
@@ -54,7 +54,7 @@ def run(workload: Workload, config: Any, mesh: Mesh) -> Exit:
 def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
     run_config: RunConfig = config.run
     run_dir = mirror.local
-    clock, compilations = telemetry.Clock(), CompileCount()
+    clock, compilations = telemetry.Clock(age_s=telemetry.age_s()), CompileCount()
     about: dict[str, Any] = {
         "identity": identity_of(config) | workload.identity,
         "tunable": tunables_of(config) | workload.tunable,
@@ -93,6 +93,7 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
     recorder = Recorder(workload, config, run_dir, first, clock, kept=first - bool(owed))
     # Release 0.1.0 kept `losses`: sum and count of the one metric that it averaged.
     recorder.sums = manifest.get("sums") or {"loss": manifest.get("losses", (0.0, 0))}
+    on_end(recorder.ended)
     sink = (workload.sink or NpzFiles)(run_dir / "outputs")
     sink.cut(first)
     if jax.process_index() == 0:
@@ -131,7 +132,9 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
     def durable() -> None:
         sink.durable()
         recorder.durable()
-        mirror.send("" if jax.process_index() == 0 else "outputs/")
+        index = jax.process_index()
+        for under in ("outputs/", f"profile/host-{index}/") if index else ("",):
+            mirror.send(under)
 
     def log_pending(pending: tuple[int, Metrics, Outputs] | None) -> None:
         if pending is not None:
@@ -153,7 +156,7 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
     with ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
         stack.enter_context(debugging_as_asked())
-        stack.push(recorder.leave)
+        stack.enter_context(recorder)
         stack.callback(checkpoints.wait)
         batches = stack.enter_context(Prefetch(workload, cursor, run_config.prefetch_workers))
         watch = stack.enter_context(closing(Watch(run_config.hang_timeout_s)))
@@ -220,7 +223,7 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
                         "finished": finished,
                         "owed": owed,
                     }
-                    with clock.measure("checkpoint"):
+                    with clock.measure("preemption" if stopping else "checkpoint"):
                         began_s = time.monotonic()
                         sink.write(step)
                         with watch.waiting(run_config.save_timeout_s):
@@ -235,7 +238,7 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
                     show(step)
                 if finished:
                     break
-        clock.enter("checkpoint")
+        clock.enter("checkpoint" if code is None else "preemption")
         with watch.waiting(run_config.save_timeout_s):
             error = checkpoints.wait()
         _check_last_save(error, mirror.folder)

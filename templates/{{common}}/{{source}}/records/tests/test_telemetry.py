@@ -8,10 +8,13 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from .. import store
+from ...errors import Exit
+from .. import store, telemetry
 from ..store import read_lines
-from ..telemetry import Clock, MetricsLog, cut_records, goodput, record_warnings
+from ..telemetry import Clock, MetricsLog, age_s, cut_records, goodput, record_warnings, split
 
 
 class Ticks:
@@ -283,3 +286,78 @@ def test_each_attempt_keeps_what_it_says_of_itself(tmp_path: Path) -> None:
 
 def test_goodput_of_nothing_is_zero():
     assert goodput([])["goodput"] == 0.0
+
+
+PARTS = ("restore", "compile", "data_wait", "step", "evaluate", "checkpoint", "preemption")
+SPENT_S = st.floats(0, 1e4)
+ATTEMPT = st.tuples(
+    SPENT_S,  # the age of the process
+    st.lists(st.tuples(st.sampled_from(PARTS), SPENT_S), max_size=9),
+    st.sampled_from([None, *Exit]),
+    SPENT_S,  # until the next one begins
+    st.integers(0, 9),  # steps back to the last save
+)
+
+
+@given(st.lists(ATTEMPT, min_size=1, max_size=6))
+def test_the_parts_of_all_attempts_add_up_to_the_wall_time(tmp_path_factory, attempts):
+    path = tmp_path_factory.mktemp("run") / "attempts.jsonl"
+    ticks, at, wall_s = Ticks(), 0, 0.0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(telemetry.time, "time", lambda: ticks.s)
+        for age, parts, code, gap_s, back in attempts:
+            ticks.s += age
+            clock = Clock(ticks, age)
+            clock.save(path, at)
+            for part, seconds in parts:
+                clock.enter(part)
+                ticks.s += seconds
+                at += part == "step"
+                clock.save(path, at)
+            if code is not None:  # else it was killed
+                clock.end(code)
+                clock.save(path, at)
+            wall_s = ticks.s
+            ticks.s += gap_s
+            at = max(0, at - back)
+    rows = read_lines(path)
+    assert len(rows) == len(attempts)
+    found = split(rows)
+    assert all(seconds > -1e-6 for parts in found for seconds in parts.values())
+    assert sum(map(sum, (parts.values() for parts in found))) == pytest.approx(wall_s, abs=1e-6)
+    assert goodput(rows)["wall_s"] == pytest.approx(wall_s, abs=1e-6)
+
+
+def test_what_was_waited_for_in_vain_is_no_work(tmp_path):
+    path, ticks = tmp_path / "attempts.jsonl", Ticks()
+    clock = Clock(ticks, 2.0)
+    clock.enter("step")
+    ticks.s += 3.0
+    clock.enter("step")
+    for seconds in (5.0, 5.0):  # the thread that keeps the file current looks meanwhile
+        ticks.s += seconds
+        clock.save(path, 1)
+    for _ in range(2):
+        clock.end(Exit.HUNG)
+        ticks.s += 1.0
+        clock.save(path, 1)
+    (row,) = read_lines(path)
+    assert row["parts_s"] == pytest.approx({"startup": 2.0, "step": 4.0, "hang": 11.0})
+    assert row["code"] == Exit.HUNG
+
+
+def test_lines_that_tell_no_begin_are_read(tmp_path):
+    old = {"first_step": 0, "step": 4, "parts_s": {"startup": 1.0, "step": 4.0}}
+    new = old | {"began": 100.0}
+    for rows in ([old, new], [new, old], [old, old]):
+        assert goodput(rows)["spent"] == pytest.approx(
+            {"startup_s": 2.0, "step_s": 4.0, "redone_s": 4.0}
+        )
+    assert split([new, new | {"began": 108.0}])[0]["restart"] == pytest.approx(3.0)
+    assert "restart" not in split([new, new | {"began": 90.0}])[0]  # a clock that was set back
+
+
+def test_a_process_counts_its_age_once(monkeypatch):
+    monkeypatch.setattr(telemetry, "_runs", iter(range(9)))
+    assert 0.1 < age_s() < 24 * 3600
+    assert age_s() == 0.0
