@@ -4,6 +4,7 @@ Nothing is copied or prepared: a window is read from its file when it is needed,
 needs it.
 """
 
+import bisect
 import glob
 import hashlib
 import os
@@ -20,24 +21,25 @@ from .training.given import near
 
 
 def find_files(paths: tuple[str, ...]) -> list[Path]:
-    """All files behind files, folders and globs, in the order of a hash of their names.
+    """All files behind files, folders and globs, but hidden ones, ordered by a hash of their names.
 
-    So the last ones are a sample of all. No paths = the modules of Python's own library.
+    So the last ones are a sample of all. No paths = the modules of Python's own library, without
+    those that differ between its builds.
     """
     found: set[Path] = set()
-    for given in paths or (sysconfig.get_paths()["stdlib"] + "/*.py",):
-        path = Path(os.path.expanduser(given)).absolute()
-        below = (Path(root) / name for root, _, names in os.walk(path) for name in names)
-        here = [*below, path, *map(Path, glob.glob(str(path), recursive=True))]
-        files = {file for file in here if file.is_file() and not file.name.startswith(".")}
+    for given in paths or (sysconfig.get_paths()["stdlib"] + "/[!_]*.py",):
+        path = os.path.abspath(os.path.expanduser(given))
+        inside = glob.iglob(f"{glob.escape(path)}/**", recursive=True)
+        names = [path, *glob.iglob(path, recursive=True), *inside]
+        files = {file for file in map(Path, names) if file.is_file()}
         if not files:
             raise UserError(
                 got=f"--data.paths {given}: no file there",
                 expected="files, folders and globs that every host sees",
-                do=f"correct it; {near(path)}",
+                do=f"correct it; {near(Path(path))}",
             )
         found |= files
-    return sorted(found, key=lambda file: (zlib.crc32(str(file).encode()), file))
+    return sorted(found, key=lambda file: (zlib.crc32(os.fsencode(file.name)), file))
 
 
 class Text:
@@ -45,23 +47,24 @@ class Text:
 
     def __init__(self, files: list[Path]) -> None:
         self.files = files
-        self.ends = np.cumsum([file.stat().st_size for file in files])
+        self.starts = np.cumsum([0, *(file.stat().st_size for file in files)]).tolist()
 
-    def read(self, start: int, count: int) -> UInt8[np.ndarray, " count"]:
-        """The bytes [start, start + count)."""
-        found, at = bytearray(), int(np.searchsorted(self.ends, start, "right"))
-        while len(found) < count and at < len(self.files):
+    def read(self, start: int, stop: int) -> UInt8[np.ndarray, " {stop}-{start}"]:
+        """The bytes [start, stop)."""
+        found, at = bytearray(), bisect.bisect_right(self.starts, start) - 1
+        while start < stop:
+            end = min(stop, self.starts[at + 1])
             with self.files[at].open("rb") as file:
-                if not found:
-                    file.seek(start - int(self.ends[at]), os.SEEK_END)
-                found += file.read(count - len(found))
-            at += 1
-        if len(found) < count:
-            raise UserError(
-                got=f"a file of --data.paths that became shorter, before {self.files[at - 1]}",
-                expected="files that nothing writes to during a run",
-                do="restore them, or begin another run with them as they are",
-            )
+                file.seek(start - self.starts[at])
+                piece = file.read(end - start)
+            if len(piece) < end - start:
+                raise UserError(
+                    got=f"{self.files[at]}, which became shorter",
+                    expected="files that nothing writes to during a run",
+                    do="restore it, or begin another run with the files as they are",
+                )
+            found += piece
+            start, at = end, at + 1
         return np.frombuffer(found, np.uint8)
 
     def sha256(self) -> str:
@@ -85,12 +88,13 @@ class Windows:
         return self.rows
 
     def __getitem__(self, row: int) -> UInt8[np.ndarray, " {self.seq_len}+1"]:
-        return self.text.read(self.start + row * self.seq_len, self.seq_len + 1)
+        start = self.start + row * self.seq_len
+        return self.text.read(start, start + self.seq_len + 1)
 
 
 def split(data: DataConfig, text: Text) -> tuple[Windows, Windows]:
     """The windows to train on, and those that are held out: of the last files."""
-    size = int(text.ends[-1])
+    size = text.starts[-1]
     cut = round(size * (1 - data.heldout_fraction))
     train, heldout = Windows(text, 0, cut, data.seq_len), Windows(text, cut, size, data.seq_len)
     if not len(heldout):
