@@ -1,0 +1,211 @@
+"""The job file: what to run, on which hardware, how often again. Renders nothing."""
+
+import dataclasses
+import difflib
+import re
+import shlex
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Any
+
+from ..errors import Exit, UserError
+from ..records import store
+from ..records.hardware import Slice, slice_of
+from ..run_config import BUCKET
+from ..runtime.detect import JOB_VARIABLES
+
+COMMANDS = Path(__file__).parents[1] / "commands"
+LABEL = r"[a-z]([-a-z0-9]*[a-z0-9])?"
+WORD = r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
+IMAGE = r"[A-Za-z0-9][\w.-]*(:\d+)?(/[\w.-]+)*(:[\w.-]+)?@sha256:[0-9a-f]{64}"
+PLACEHOLDERS = re.compile(r"\b(BUCKET|PROJECT|REGION|REPOSITORY)\b|@sha256:0{64}$")
+# How JobSet names pods: JOB-slice-REPLICA-HOST, and the five letters that Kubernetes adds.
+SLICE_NAME, POD_SUFFIX, MOST_LETTERS = "slice", "-xxxxx", 63
+# Variables by which a process finds its place: a value for all hosts would contradict it.
+PLACES = (*JOB_VARIABLES, "JOB_COMPLETION_INDEX")
+PLACE_PREFIXES = ("JOBSET_", "MEGASCALE_", "TPU_WORKER_", "SLURM_", "SKYPILOT_")
+
+# Exit codes that no restart mends, or that somebody wants: the job ends with them.
+FINAL = (Exit.BUG, Exit.USER, Exit.REFUSED, Exit.INTERRUPTED)
+# What is lost with a machine: a restart goes on, and counts against `retries`. Beside our own, the
+# codes of a process that a signal ended: abort, kill (out of memory), segmentation fault, SIGTERM.
+FAULTS = (Exit.HUNG, Exit.PEER_LOST, 134, 137, 139, 143)
+
+
+def _key(
+    default: Any = "",
+    form: str = "",
+    words: str = "",
+    *,
+    least: int | None = None,
+    most: int | None = None,
+) -> Any:
+    marks = {"form": form, "words": words, "least": least, "most": most}
+    return field(default=default, metadata=marks)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job file, checked. The comments of `launch/job.toml` say what its keys mean."""
+
+    name: str = _key("", LABEL, "lower-case letters, digits and -, a letter first")
+    command: tuple[str, ...] = ()
+    accelerator: str = ""  # of records/hardware.py; or cpu, on Slurm
+    topology: str = ""
+    slices: int = _key(1, least=1, most=1024)
+    image: str = _key("", f"({IMAGE})?", "NAME@sha256:DIGEST, since a tag may move")
+    run_dir: str = _key("", r"[^\x00-\x1f]*", "one line")
+    spot: bool = False
+    reservation: str = _key("", f"({WORD})?", "letters, digits, ., _ and -")
+    retries: int = _key(10, least=0, most=10_000)
+    grace_s: int = _key(120, least=1, most=3600)
+    limit_min: int = _key(0, least=0, most=527_040)  # Slurm's --time; 0 = that of the partition
+    health_check: bool = False
+    queue: str = _key("", f"({WORD})?", "letters, digits, ., _ and -")
+    priority: str = _key("", f"({WORD})?", "letters, digits, ., _ and -")
+    namespace: str = _key("default", LABEL, "lower-case letters, digits and -")
+    service_account: str = _key("", r"[\w.@-]*", "a name, or an e-mail address on TPU VMs")
+    project: str = _key("", f"({WORD})?", "letters, digits, ., _ and -")
+    zone: str = _key("", f"({LABEL})?", "a zone such as us-central2-b")
+    volume: str = _key("", r"([a-z0-9.-]+:/[^\x00-\x1f:]+)?", "CLAIM:/FOLDER")  # on GKE, shared
+    host_network: bool = False  # GKE
+    privileged: bool = False  # GKE
+    env: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def slice(self) -> Slice:
+        """The hardware of one slice; UserError for one that is not in the table."""
+        return slice_of(self.accelerator, self.topology)
+
+    @property
+    def hosts(self) -> int:
+        """Hosts of a slice."""
+        return int(self.topology) if self.accelerator == "cpu" else self.slice.hosts
+
+    @property
+    def arguments(self) -> list[str]:
+        """The words after the name of the console script."""
+        return [*self.command, *(["--run-dir", self.run_dir] if self.run_dir else [])]
+
+
+def read_job(path: PurePath) -> Job:
+    """The job of a file; UserError names what in it is wrong."""
+    try:
+        given = tomllib.loads(store.read(path).decode())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            got=f"{path}: {error}",
+            expected="a job file in TOML, as launch/job.toml",
+            do="correct it, or name another one with --job",
+        ) from error
+    known = [f.name for f in dataclasses.fields(Job)]
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3) or known
+            raise _wrong(path, name, given[name], f"a key such as {', '.join(near)}")
+    for name in ("name", "command", "accelerator", "topology"):
+        if name not in given:
+            raise _wrong(path, name, None, "this key")
+    for key in dataclasses.fields(Job):
+        if key.name in given and (expected := _complaint(given[key.name], key)):
+            raise _wrong(path, key.name, given[key.name], expected)
+    if expected := _command_complaint(given["command"]):
+        raise _wrong(path, "command", given["command"], expected)
+    job = Job(**given | {"command": tuple(shlex.split(given["command"]))})
+    if job.spot and job.reservation:
+        raise _wrong(path, "reservation", job.reservation, "spot or a reservation, not both")
+    if job.accelerator == "cpu" and not re.fullmatch(r"[1-9]\d{0,3}", job.topology):
+        raise _wrong(path, "topology", job.topology, "a number of nodes")
+    longest = f"{job.name}-{SLICE_NAME}-{job.slices - 1}-{job.hosts - 1}{POD_SUFFIX}"
+    if (over := len(longest) - MOST_LETTERS) > 0:
+        raise _wrong(path, "name", job.name, f"{over} letters less: pods are called {longest}")
+    return job
+
+
+def check_target(job: Job, target: str) -> None:
+    """Refuse a job that a target cannot run: one from which restarts would find nothing again."""
+    remote = target in ("gke", "queued", "skypilot")
+    claim, _, mount = job.volume.partition(":")
+    shared = BUCKET.fullmatch(job.run_dir) or (
+        target == "gke" and claim and f"{job.run_dir}/".startswith(f"{mount.rstrip('/')}/")
+    )
+    if target in ("gke", "queued") and not job.image:
+        raise _wrong(target, "image", job.image, "NAME@sha256:DIGEST, what the hosts run")
+    if remote and not shared and (job.run_dir or job.command[0] == "train"):
+        expected = "gs://BUCKET/FOLDER or s3://BUCKET/FOLDER: the disk of a host goes with it"
+        if target == "gke":
+            expected += "; or a folder below that of `volume`"
+        raise _wrong(target, "run_dir", job.run_dir, expected)
+    if target != "slurm":
+        is_tpu = job.slice.is_tpu  # refuses cpu
+        if target == "queued" and not job.slice.api_type:
+            raise _wrong(target, "accelerator", job.accelerator, "one that the TPU API has")
+        if target == "queued" and not job.zone:
+            raise _wrong(target, "zone", job.zone, "a zone such as us-central2-b")
+        if target == "queued" and not job.run_dir.startswith("gs://"):
+            raise _wrong(target, "run_dir", job.run_dir, "gs://BUCKET/FOLDER: VMs have gcloud")
+        if target == "skypilot" and is_tpu and job.slices > 1:
+            raise _wrong(target, "slices", job.slices, "1: SkyPilot joins no TPU slices")
+    elif job.accelerator != "cpu" and job.slice.is_tpu:
+        raise _wrong(target, "accelerator", job.accelerator, "GPUs or cpu")
+
+
+def check_filled(job: Job) -> None:
+    """Refuse words of the template that are still to be filled in."""
+    for name, value in dataclasses.asdict(job).items():
+        if isinstance(value, str) and PLACEHOLDERS.search(value):
+            raise _wrong("--apply", name, value, "your own instead of the words in capitals")
+
+
+def process(job: Job) -> str:
+    """The command line of one process, as a shell reads it in the folder of the project."""
+    package = __name__.partition(".")[0]
+    return shlex.join([".venv/bin/python", "-m", package, *job.arguments])
+
+
+def _wrong(where: object, name: str, value: object, expected: str) -> UserError:
+    got = f"no {name}" if value is None else f"{name} = {value!r}"
+    return UserError(got=f"{where}: {got}", expected=expected, do="correct it in the job file")
+
+
+def _complaint(value: Any, key: dataclasses.Field[Any]) -> str:
+    """What the value of a key should be, or ""."""
+    if key.name == "env":
+        return _env_complaint(value)
+    of_type = str if key.name == "command" else type(key.default)
+    if type(value) is not of_type:  # a bool is an int to isinstance
+        return {str: 'text in "quotes"', int: "a whole number", bool: "true or false"}[of_type]
+    form, words, least, most = (key.metadata.get(m) for m in ("form", "words", "least", "most"))
+    if form and not re.fullmatch(form, value, re.ASCII):
+        return str(words)
+    if least is not None and not least <= value <= most:
+        return f"{least} to {most}"
+    return ""
+
+
+def _env_complaint(env: Any) -> str:
+    if not isinstance(env, dict):
+        return "a table [env]"
+    for name, value in env.items():
+        if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+            return f"names of variables, not {name!r}"
+        if name in PLACES or name.startswith(PLACE_PREFIXES):
+            return f"no {name}: the launcher sets it"
+        if not isinstance(value, str) or re.search(r"[\x00-\x1f]", value):
+            return f'{name} = "one line of text"'
+    return ""
+
+
+def _command_complaint(command: str) -> str:
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        return f"words of a shell: {error}"
+    names = sorted(p.stem.replace("_", "-") for p in COMMANDS.glob("[!_]*.py"))
+    if not words or words[0] not in names:
+        near = difflib.get_close_matches(words[0] if words else "", names, n=3) or names
+        return f"a command of this project such as {', '.join(near)}"
+    if any(re.fullmatch(r"--run[-_]dir(=.*)?", word) for word in words):
+        return "no --run-dir: it is the key run_dir"
+    return ""
