@@ -17,7 +17,8 @@ type Metrics = dict[str, jax.Array]
 type Outputs = dict[str, jax.Array]
 """Arrays for the sink, sharded as the step leaves them; most kinds have none."""
 type Beat = Callable[[], None]
-"""Tells the hang watch that long work goes on: call it at least every `hang_timeout_s`."""
+"""Tells the hang watch that long work goes on: call it at least every `hang_timeout_s`, and often
+enough that a stop, which leaves `evaluate` and `artifacts` at a beat, still has time to save."""
 type Artifact = str | np.ndarray
 """Text, or an image: uint8 of shape (height, width, 3)."""
 type Section = str | dict[str, Any]

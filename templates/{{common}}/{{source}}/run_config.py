@@ -69,8 +69,6 @@ RETIRED: dict[str, Any] = {}
 # delete all that matches); and what would be a local folder `hdfs:`.
 BUCKET = re.compile(r"(gs|s3)://[^/?#*[\]]+(/[^/?#*[\]]+)+/?")
 SCHEME = re.compile(r"\w+:/")
-# The variables by which a launcher describes the job to each of its processes.
-JOB_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
 @dataclass(frozen=True)
@@ -112,23 +110,6 @@ class MeshConfig:
 def due(step: int, every_steps: int) -> bool:
     """Whether a step is a multiple of an interval; 0 = never."""
     return every_steps > 0 and step % every_steps == 0
-
-
-def job_variables() -> tuple[str, int, int] | None:
-    """Coordinator address, process count and process index from the environment, or None."""
-    given = {name: os.environ[name] for name in JOB_VARIABLES if name in os.environ}
-    if not given:
-        return None
-    address, count, index = (given.get(name, "") for name in JOB_VARIABLES)
-    numbers = count.isdecimal() and index.isdecimal() and int(index) < int(count)
-    if not (numbers and re.fullmatch(r"(\[.+\]|[^:/]+):\d+", address)):
-        raise UserError(
-            got=" ".join(f"{name}={value}" for name, value in given.items()),
-            expected=f"all of {', '.join(JOB_VARIABLES)}: host:port of process 0, the number of "
-            "processes, and the index of this one, from 0 on",
-            do="correct them in every process, or unset all three",
-        )
-    return address, int(count), int(index)
 
 
 def check_settings[T](config: T, prefix: str = "") -> T:

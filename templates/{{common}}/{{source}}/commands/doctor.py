@@ -13,7 +13,7 @@ from ..errors import Exit, UserError
 from ..records import store
 from ..records.hardware import peaks
 from ..records.provenance import requirements, versions
-from ..run_config import JOB_VARIABLES, job_variables
+from ..runtime.detect import JOB_VARIABLES, detect
 
 type Check = tuple[str, str, str]
 """ok, warn or fail; what was found; what to do about it."""
@@ -71,24 +71,18 @@ def _devices() -> Iterator[Check]:
 
 def _processes() -> Iterator[Check]:
     try:
-        given = job_variables()
+        place = detect(os.environ)
     except UserError as error:
         yield "fail", str(error).replace("\n", "\n      "), ""
         return
-    if given is not None:
-        yield (
-            "ok",
-            " ".join(f"{name}={v}" for name, v in zip(JOB_VARIABLES, given, strict=True)),
-            "",
-        )
-    elif "SLURM_STEP_NODELIST" in os.environ:
-        yield "ok", f"Slurm step of {os.environ.get('SLURM_NTASKS', '1')} tasks", ""
-    elif "SLURM_JOB_ID" in os.environ:
+    if place.count > 1:
+        where = place.coordinator or "told by the metadata"
+        found = f"process {place.index} of {place.count}, coordinator {where}, by {place.why}"
+        yield "ok", found, ""
+    elif "SLURM_JOB_ID" in os.environ and not place.overruled:
         yield "warn", "a Slurm job, but not a step of it: one process", "start with srun"
-    elif hosts := os.environ.get("TPU_WORKER_HOSTNAMES"):
-        yield "ok", f"TPU slice of {len(hosts.split(','))} hosts", ""
     else:
-        yield "ok", "one process: no variables of JAX, Slurm or a TPU slice", ""
+        yield "ok", f"one process: {place.why}", ""
 
 
 def _settings() -> Iterator[Check]:

@@ -140,6 +140,11 @@ class Clock:
             self._part, self._entered = part, self._mark
         return left
 
+    def doing(self) -> tuple[str, float]:
+        """The part that work is in, and for how many seconds."""
+        with self._lock:
+            return self._part, self._now() - self._entered
+
     def parts_s(self) -> dict[str, float]:
         """Seconds in each part so far."""
         with self._lock:

@@ -6,7 +6,9 @@ Every process calls each function, in the same order of names. Starts and ends n
 import concurrent.futures
 import contextlib
 import errno
+import hashlib
 import json
+import os
 import secrets
 import threading
 import time
@@ -14,9 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from ..errors import UserError
 from ..records import objects, store
-from .distributed import BARRIER_MS, POLL_S, barrier, unique
+from .distributed import POLL_S, barrier, unique, wait_for_all
 from .private import job
 
 SHARED, SHARED_S = ".shared-", 10.0  # a file of this name appears on all hosts within
@@ -28,7 +32,7 @@ def exchange(name: str, text: str) -> dict[int, str]:
     if own.client is None:
         return {0: text}
     own.client.key_value_set(f"{name}/{own.process_id}", text)
-    own.client.wait_at_barrier(f"said {name}", BARRIER_MS)
+    wait_for_all(f"said {name}")
     return _said(name)
 
 
@@ -99,6 +103,56 @@ def wait_unless_failed(wait: Callable[[], object], name: str) -> None:
         if failed := [text for text in _said(name).values() if text]:
             raise PeerFailed(failed[0])
     done.result()
+
+
+def check_same_run(about: dict[str, Any]) -> None:
+    """Refuse settings, code, packages, data or devices that another process does not have.
+
+    Called before anything is compiled: programs that differ wait for each other, for hours.
+    """
+    if job().client is None:
+        return
+    facts = about["config"] | about["identity"] | about["tunable"]
+    facts |= {f"code of {file}": digest[:12] for file, digest in about["sources"].items()}
+    found = about["provenance"]
+    facts |= {"Python": found["python"]} | found["packages"]
+    facts |= {name: os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")}
+    local = jax.local_devices()
+    facts |= {"devices": f"{len(local)} x {local[0].device_kind}"}
+    check_same(facts, "start every process with the same command, image and code")
+
+
+def check_same_program(step: Any, *args: Any) -> None:
+    """Refuse a jitted function that another process lowers to another program."""
+    if job().client is None:
+        return
+    text = step.lower(*args).as_text()
+    facts = {"the program of a step": hashlib.sha256(text.encode()).hexdigest()[:12]}
+    check_same(
+        facts,
+        "look for what differs by host in the step, such as a set, a clock or a "
+        "random number: JAX_DUMP_IR_TO=DIR writes each program",
+    )
+
+
+def check_same(facts: dict[str, Any], do: str) -> None:
+    """Refuse facts that differ from those of process 0; the error names who has others."""
+    own: dict[str, Any] = json.loads(json.dumps(facts))
+    first = from_first(unique("facts"), lambda: facts)
+    names = [name for name in own | first if own.get(name) != first.get(name)]
+    words = [f"{name} {own.get(name)!r}, not {first.get(name)!r}" for name in names]
+    said = exchange(unique("differs"), "; ".join(words[:5]))
+    odd = {
+        text: [i for i, other in said.items() if other == text] for text in said.values() if text
+    }
+    if odd:
+        raise UserError(
+            got="; and ".join(
+                f"process {', '.join(map(str, sorted(who)))}: {text}" for text, who in odd.items()
+            ),
+            expected="what process 0 has, in all processes",
+            do=do,
+        )
 
 
 def check_shared(folder: Path) -> None:

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import faulthandler
 import itertools
+import logging
 import os
 import signal
 import sys
@@ -19,7 +20,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 import jax
@@ -27,43 +27,59 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from ..errors import Exit
-from ..run_config import job_variables
-from .private import job, tpu_hosts
+from . import hosts
+from .detect import Place
+from .private import is_stop_asked, job
+from .stop import note_notifier, to_save
+
+log = logging.getLogger(__name__)
 
 POLL_S = 0.5
 BARRIER_MS = 24 * 3600 * 1000  # one process may prepare data for hours while the others wait
 ANSWER_S = 10.0  # a process that lives answers within
-REPEAT_S = 2.0  # a launcher such as `uv run` forwards the signal that the terminal sends us too
+START_S = 1800  # for all to join: the last host of a cold cluster comes minutes after the first
+REPORT_S = 60.0  # between two lines about what is waited for
 _last_words: list[Callable[[int], object]] = []
+_lost: list[str] = []  # what an abort of JAX means at the moment
 _numbers = itertools.count()  # of unique names; all processes reach them in the same order
 
 
-def start_processes() -> None:
-    """Join the job that the environment describes; without one, stay a single process.
-
-    JAX does not read the process count from its own variables, so they are read here; Kubeflow
-    Trainer sets them too. JAX itself detects Slurm and TPU slices.
-    """
-    options: dict[str, Any] = {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 60}
-    if (given := job_variables()) is not None:
-        if given[1] > 1:
-            _join(*given, **options)
-    elif int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 or tpu_hosts() > 1:
-        _join(**options)
-
-
-def _join(*place: Any, **options: Any) -> None:
+def join(place: Place) -> None:
+    """Join the other processes of a job; ends this one where they do not come."""
     # Before the job is joined, since its coordinator may be killed meanwhile.
     ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)
-    jax.distributed.initialize(*place, **options)
+    who = f"process {place.index} of {place.count}"
+    log.info("%s, by %s", who, place.why)
+    known: dict[str, Any] = {"cluster_detection_method": "gcetpu"}
+    if place.coordinator:
+        # JAX would give a process under Slurm or Open MPI one GPU alone.
+        known = {"cluster_detection_method": "deactivate", "num_processes": place.count}
+        known |= {"coordinator_address": place.coordinator, "process_id": place.index}
+        known |= {"local_device_ids": place.local_devices}
+    to = f"the coordinator, {place.coordinator or 'of the TPU'}" if place.index else "the others"
+    began_s = time.monotonic()
+    _lost.append(f"{who} has not found {to}, or one of the others has not")
+    with telling(lambda: f"{who} waits for {to}, for {time.monotonic() - began_s:.0f} s"):
+        jax.distributed.initialize(
+            **known,
+            initialization_timeout=START_S,
+            heartbeat_timeout_seconds=30,
+            shutdown_timeout_seconds=60,
+        )
+    _lost.pop()
+    note_notifier()
     stop = threading.Event()
-    thread = threading.Thread(target=_follow_peers, args=(stop,), name="peers", daemon=True)
-    thread.start()
+    threads = [
+        threading.Thread(target=follow, args=(stop,), name=follow.__name__, daemon=True)
+        for follow in (_follow_peers, hosts.keep_telling)
+    ]
+    for thread in threads:
+        thread.start()
 
     @atexit.register  # after JAX's own, hence called before it leaves the job
     def end() -> None:
         stop.set()
-        thread.join()
+        threads[0].join()
 
 
 def on_end(call: Callable[[int], object]) -> None:
@@ -121,6 +137,8 @@ def _follow_peers(stop: threading.Event) -> None:
         while not stop.wait(POLL_S):
             if any("/asks/" in key for key in _follow_failure()):
                 own.client.key_value_set(f"peers/lives/{own.process_id}", "", allow_overwrite=True)
+            if not to_save.is_set() and is_stop_asked():
+                end_together(Exit.PREEMPTED, "asked to stop, with nothing left to save")
 
 
 def _follow_failure() -> list[str]:
@@ -168,7 +186,8 @@ def _on_abort(_: int) -> None:
     asking.join(4 * POLL_S)
     if not answers:
         _say_last_words(Exit.PEER_LOST)
-        os.write(2, b"\nanother process of the job is gone: run the same command again\n")
+        words = _lost[-1] if _lost else "another process of the job is gone"
+        os.write(2, f"\n{words}: run the same command again\n".encode())
         os._exit(Exit.PEER_LOST)
 
 
@@ -212,60 +231,13 @@ class Watch:
         while not self._stop.wait(POLL_S):
             silent_s = time.monotonic() - self._beat
             if 0 < self._timeout_s < silent_s:
-                reason = f"nothing got done for {silent_s:.0f} s"
+                reason = f"nothing got done for {silent_s:.0f} s{_behind()}"
                 print(f"\n{reason}; the stacks follow", file=sys.stderr)
                 faulthandler.dump_traceback(sys.stderr)
                 if job().client is not None:
                     end_together(Exit.HUNG, reason)
                 _say_last_words(Exit.HUNG)
                 os._exit(Exit.HUNG)  # a thread's sys.exit would end the thread alone
-
-
-class StopRequest:
-    """SIGTERM or Ctrl-C as one decision that all processes take at the same step."""
-
-    def __init__(self) -> None:
-        self._signal: int | None = None
-        self._signal_s = 0.0  # of the last one that was no repeat
-        self._insisted = False
-
-    def decide(self, step: int) -> Exit | None:
-        """The exit code to stop with, or None. Call after each step, in every process."""
-        if jax.process_count() > 1:
-            # JAX's own notifier listens to SIGTERM; a Python handler would silently replace it.
-            stop = multihost_utils.reached_preemption_sync_point(step)
-        else:
-            stop = self._signal is not None
-        if not stop:
-            return None
-        return Exit.INTERRUPTED if self._signal == signal.SIGINT else Exit.PREEMPTED
-
-    @contextmanager
-    def listening(self) -> Iterator["StopRequest"]:
-        """Handle the signals; a second Ctrl-C after REPEAT_S raises KeyboardInterrupt, a
-        third one ends the process at once."""
-        numbers = [signal.SIGINT] if jax.process_count() > 1 else [signal.SIGINT, signal.SIGTERM]
-        previous = {number: signal.signal(number, self._on_signal) for number in numbers}
-        try:
-            yield self
-        finally:
-            # After a request to stop, repeats of the signal may come while the save is written.
-            if self._signal is None:
-                for number, handler in previous.items():
-                    signal.signal(number, handler)
-
-    def _on_signal(self, number: int, _: FrameType | None) -> None:
-        now_s = time.monotonic()
-        if self._signal is None:
-            self._signal, self._signal_s = number, now_s
-            print("\nstopping after this step; saving first", file=sys.stderr, flush=True)
-            if jax.process_count() > 1:
-                os.kill(os.getpid(), signal.SIGTERM)  # the notifier tells the other processes
-        elif number == signal.SIGINT and now_s - self._signal_s > REPEAT_S:
-            if self._insisted:  # what the second one ended does not end
-                os._exit(Exit.INTERRUPTED)
-            self._insisted, self._signal_s = True, now_s
-            raise KeyboardInterrupt
 
 
 def all_agree(ok: bool) -> bool:
@@ -278,7 +250,41 @@ def all_agree(ok: bool) -> bool:
 def barrier(name: str) -> None:
     """Wait for all processes, up to a day; a collective would time out."""
     if jax.process_count() > 1:
-        job().client.wait_at_barrier(unique(name), BARRIER_MS)
+        wait_for_all(unique(name))
+
+
+def wait_for_all(name: str) -> None:
+    """Wait at the barrier of a unique name; says who is missing, at intervals and at its end."""
+    with hosts.waiting(name), telling(lambda: f"waiting at '{name}' for {hosts.missing(name)}"):
+        try:
+            job().client.wait_at_barrier(name, BARRIER_MS)
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
+            end_together(Exit.HUNG, f"waited in vain at '{name}' for {hosts.missing(name)}")
+
+
+@contextmanager
+def telling(words: Callable[[], str]) -> Iterator[None]:
+    """Log `words` every REPORT_S while something is waited for inside."""
+    done = threading.Event()
+
+    def tell() -> None:
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # the job is gone
+            while not done.wait(REPORT_S):
+                log.info("%s", words())
+
+    threading.Thread(target=tell, name="telling", daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def _behind() -> str:
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        return f"; {hosts.furthest_behind()}" if job().client is not None else ""
+    return ""
 
 
 def unique(name: str) -> str:

@@ -6,30 +6,34 @@ a flag that all processes agree on; never from a clock, a signal or a disk error
 
 import logging
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, closing, nullcontext
+from functools import partial
 from pathlib import PurePath
-from typing import Any
+from typing import Any, cast
 
 import jax
 from jax.sharding import Mesh
 
-from ..contract import Metrics, Outputs, State, Workload
+from ..contract import Beat, Metrics, Outputs, State, Workload
 from ..errors import Exit, UserError
 from ..records import provenance, store, telemetry
 from ..records.mirror import Mirror
 from ..records.recorder import Recorder, reported
 from ..run_config import RunConfig, absolute_paths, due, identity_of, to_dict, tunables_of
-from .agree import check_folder
+from . import hosts
+from .agree import check_folder, check_same_program, check_same_run
 from .changes import in_words, list_changes
 from .checkpoint import Checkpoints
 from .compiled import abstract_state, count_parameters, describe_state, initialise, jit_step
-from .distributed import StopRequest, Watch, all_agree, barrier, on_end
+from .distributed import Watch, all_agree, barrier, on_end
 from .guards import CompileCount, FiniteCheck, OneCompilation, debugging_as_asked
 from .lock import only_run_in
 from .prefetch import Prefetch
 from .sharding import describe_shards
 from .shelf import shelf_of
 from .sink import NpzFiles
+from .stop import StopRequest, to_save
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +71,7 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
 
     # ---- the state, and what stands beside it in the run folder ----
     own_disks = check_folder(run_config.run_dir, run_dir)
+    check_same_run(about)
     mirror.fetch()
     barrier("fetched")
     checkpoints = Checkpoints(shelf_of(run_config.run_dir, own_disks=own_disks), run_config)
@@ -120,6 +125,8 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
     step_fn = jit_step(workload, shardings, mesh)
     one_compilation = OneCompilation(compilations)
     finite = FiniteCheck(workload, run_config.max_skipped_steps, state)
+    code: Exit | None = None
+    step = first
 
     def settle(step: int, metrics: Metrics, outputs: Outputs) -> dict[str, float]:
         """Wait for a step's metrics and check them; outputs of a skipped step are dropped."""
@@ -141,18 +148,22 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
             recorder.step(pending[0], settle(*pending))
 
     def evaluate() -> dict[str, float]:
-        assert workload.evaluate is not None
-        with clock.measure("evaluate"):
-            return workload.evaluate(state, watch.beat)
+        return unless_stopped("evaluate", cast(Any, workload.evaluate))
 
-    def show(step: int) -> None:
-        assert workload.artifacts is not None
-        with clock.measure("artifacts"):
-            recorder.artifacts(step, workload.artifacts(state, watch.beat))
+    def show() -> None:
+        recorder.artifacts(step, unless_stopped("artifacts", cast(Any, workload.artifacts)))
+
+    def unless_stopped(part: str, work: Callable[[State, Beat], dict[str, Any]]) -> dict[str, Any]:
+        nonlocal code
+        with clock.measure(part):
+            made = stop.unless_stopped(partial(work, state), step, watch.beat)
+        code = stop.code
+        return made or {}
 
     # ---- the loop ----
     can_evaluate, can_show = workload.evaluate is not None, workload.artifacts is not None
-    code, pending, step = None, None, first
+    pending: tuple[int, Metrics, Outputs] | None = None
+    hosts.follow(lambda: (step, *clock.doing()), run_dir)
     with ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
         stack.enter_context(debugging_as_asked())
@@ -165,9 +176,10 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
                 values = owed["values"] | (evaluate() if owed["evaluate"] else {})
                 newest |= values
                 recorder.step(first, values, force=True)
-                if owed["show"]:
-                    show(first)
-                if owed["judge"] and _is_done(workload, newest):
+                if owed["show"] and code is None:
+                    show()
+                # Stopped again, it is owed still: the checkpoint says so.
+                if code is not None or (owed["judge"] and _is_done(workload, newest)):
                     last = first
             for step in range(first + 1, last + 1):
                 at_start, at_end = step == first + 1, step == run_config.steps
@@ -182,6 +194,8 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
                 clock.enter("data_wait")
                 batch = batches.take()
                 clock.enter("compile" if at_start else "step")
+                if at_start:
+                    check_same_program(step_fn, state, batch)
                 recorder.profile(step)
                 with one_compilation.watching(state, batch):
                     state, metrics, outputs = step_fn(state, batch)
@@ -189,40 +203,36 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
                 log_pending(pending)  # one step late, so that the device never waits for the host
                 pending = (step, metrics, outputs)
                 code = stop.decide(step)
-                saving = planned or code is not None
-                if not (waiting or saving):
+                if not (waiting or code is not None):
                     continue
                 values, pending = settle(*pending), None
                 if at_start:
                     recorder.compiled(compilations.seconds)
-                stopping = code is not None
-                if evaluating and not stopping:
+                if evaluating and code is None:
                     values |= evaluate()
                 newest |= values
                 # A save that a stop forces is none of an uninterrupted run.
                 finished = planned and _is_done(workload, newest)
                 if finished and can_evaluate and not evaluating:
                     evaluating = True
-                    values |= {} if stopping else evaluate()
+                    values |= evaluate() if code is None else {}
                 showing |= can_show and finished
+                if code is None or not (evaluating or showing):
+                    # Step 1 too: the loss before training, which the first mean would hide.
+                    force = step == 1 or evaluating or at_end or finished or code is not None
+                    recorder.step(step, values, force=force)
+                    evaluating = False
+                if showing and code is None:
+                    show()
                 # A stop saves at once, since its grace may be seconds: what is due is owed to this
                 # step by the next start, which writes its record too.
-                owed = None
+                owed, stopping = None, code is not None
                 if stopping and (evaluating or showing):
                     owed = {"values": values, "evaluate": evaluating, "show": showing}
                     owed |= {"judge": planned}
-                else:
-                    # Step 1 too: the loss before training, which the first mean would hide.
-                    force = step == 1 or evaluating or at_end or finished or stopping
-                    recorder.step(step, values, force=force)
-                if saving:
-                    so_far = {
-                        "cursor": cursor,
-                        "sums": recorder.sums,
-                        "newest": newest,
-                        "finished": finished,
-                        "owed": owed,
-                    }
+                if planned or stopping:
+                    so_far = {"cursor": cursor, "sums": recorder.sums, "newest": newest}
+                    so_far |= {"finished": finished, "owed": owed}
                     with clock.measure("preemption" if stopping else "checkpoint"):
                         began_s = time.monotonic()
                         sink.write(step)
@@ -232,11 +242,7 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
                         rotate = not finite.skipping
                         checkpoints.save(step, state, about | so_far, durable, rotate=rotate)
                         recorder.saved(time.monotonic() - began_s)
-                if stopping:
-                    break
-                if showing:
-                    show(step)
-                if finished:
+                if stopping or finished:
                     break
         clock.enter("checkpoint" if code is None else "preemption")
         with watch.waiting(run_config.save_timeout_s):
@@ -248,6 +254,7 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
             log.info("saved at step %d; the same command %s", step, next_run)
             recorder.stopped(step, code)
             return code
+        to_save.clear()
         clock.enter("evaluate")
         if jax.process_count() > 1 and jax.process_index() == 0:
             mirror.fetch("outputs/")  # of the other processes

@@ -6,6 +6,8 @@ Seen in jax 0.11.1 to 0.12.0.1 and orbax-checkpoint 0.12.2 to 0.12.4; a test say
 from pathlib import Path
 from typing import Any
 
+import jax
+
 # Names this event of `jax.monitoring`, whose listeners are public: XLA compiled a program, or read
 # it from the persistent cache.
 COMPILED_EVENT = "/jax/core/compile/backend_compile_duration"
@@ -15,22 +17,34 @@ def job() -> Any:
     """The job of this process: `client` (None = alone), `process_id`, `num_processes`.
 
     The client's key-value store is the only way to reach other processes without a collective. Used
-    of it: `key_value_set`, `key_value_dir_get`, `wait_at_barrier`.
+    of it: `key_value_set`, `key_value_try_get`, `key_value_dir_get`, `wait_at_barrier`.
     """
     from jax._src import distributed
 
     return distributed.global_state
 
 
-def tpu_hosts() -> int:
-    """Number of hosts of the TPU slice that this machine belongs to; 1 where it belongs to none.
+def is_stop_asked() -> bool:
+    """Whether the notifier of any process in the job has heard SIGTERM."""
+    try:
+        job().client.key_value_try_get("RECEIVED_PREEMPTION_NOTICE")
+    except jax.errors.JaxRuntimeError as error:
+        if "NOT_FOUND" not in str(error):
+            raise
+        return False
+    return True
 
-    The public `jax.distributed.initialize` raises on a single machine.
+
+def gce_place() -> tuple[int, int] | None:
+    """Process count and index that Google Cloud's metadata server tells a TPU machine, else None.
+
+    It is asked only where there is a TPU, and no variable says that it must not be.
     """
-    from jax._src.clusters.cloud_tpu_cluster import GceTpuCluster, GkeTpuCluster
+    from jax._src.clusters.cloud_tpu_cluster import GceTpuCluster
 
-    found = [cluster for cluster in (GkeTpuCluster, GceTpuCluster) if cluster.is_env_present()]
-    return found[0].get_process_count() if found else 1
+    if not GceTpuCluster.is_env_present():
+        return None
+    return GceTpuCluster.get_process_count(), GceTpuCluster.get_process_id()
 
 
 def writer_of(file: Path) -> int:

@@ -8,7 +8,8 @@ from pathlib import Path
 import jax
 
 from ..errors import UserError
-from .distributed import start_processes
+from . import distributed
+from .detect import detect
 from .host_memory import keep_freed_memory
 
 COMPILED = Path(".cache/jax")  # below the working folder; git ignores it
@@ -28,6 +29,24 @@ def start() -> None:
             expected="devices that JAX finds",
             do="correct JAX_PLATFORMS or unset it; `doctor` shows the environment",
         ) from error
+
+
+def start_processes() -> None:
+    """Join the job that the environment describes; without one, stay a single process."""
+    place = detect(os.environ)
+    if place.count > 1:
+        _check_encryption()
+        distributed.join(place)
+
+
+def _check_encryption() -> None:
+    asked = [name for name in os.environ if name.startswith("JAX_MTLS_")]
+    if asked and not hasattr(jax.config, "jax_mtls_cert_file"):
+        raise UserError(
+            got=f"{' '.join(sorted(asked))} with JAX {jax.__version__}",
+            expected="JAX 0.12 or newer: this one would ignore them and connect without encryption",
+            do="uv add 'jax>=0.12', or unset them",
+        )
 
 
 def keep_compiled_programs() -> None:

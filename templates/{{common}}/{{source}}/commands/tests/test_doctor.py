@@ -5,8 +5,8 @@ import platform
 import pytest
 
 from ...errors import UserError
-from ...run_config import JOB_VARIABLES
-from ...runtime.distributed import start_processes
+from ...runtime.detect import JOB_VARIABLES
+from ...runtime.start import start_processes
 from .. import doctor as doctor_module
 from ..doctor import doctor
 

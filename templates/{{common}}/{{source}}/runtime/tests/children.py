@@ -17,8 +17,8 @@ from ...records import report
 from ...records.store import read_lines
 from ...run_config import RunConfig
 from .. import loop
-from ..distributed import start_processes
 from ..sharding import make_mesh
+from ..start import start_processes
 from .workloads import SamplerConfig, sampler
 
 CONTEXT = multiprocessing.get_context("forkserver")

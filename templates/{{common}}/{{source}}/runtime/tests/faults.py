@@ -28,9 +28,9 @@ from ... import cli
 from ...records import report, store
 from ...run_config import RunConfig
 from .. import checkpoint, loop
-from ..distributed import start_processes
 from ..sharding import make_mesh
 from ..sink import read_outputs
+from ..start import start_processes
 from .children import Child, start_two, steps_of
 from .workloads import SamplerConfig, sampler
 

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from ...errors import Exit
-from .. import distributed
-from ..distributed import REPEAT_S, StopRequest, Watch
+from .. import stop
+from ..distributed import Watch
 from ..sink import read_outputs
+from ..stop import REPEAT_S, StopRequest
 from . import faults
 from .children import Child, hang, steps_of, stuck, train_sampler, train_unread
 
@@ -143,17 +144,17 @@ def test_a_batch_that_hangs_does_not_outlive_the_second_ctrl_c(tmp_path: Path) -
 def test_a_third_ctrl_c_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[int] = []
     now_s = iter([10.0, 10.5, 13.0, 13.5, 16.0])
-    monkeypatch.setattr(distributed, "time", SimpleNamespace(monotonic=lambda: next(now_s)))
-    monkeypatch.setattr(distributed, "os", SimpleNamespace(_exit=ended.append))
-    stop = StopRequest()
+    monkeypatch.setattr(stop, "time", SimpleNamespace(monotonic=lambda: next(now_s)))
+    monkeypatch.setattr(stop, "os", SimpleNamespace(_exit=ended.append))
+    request = StopRequest()
     for _ in range(2):  # the signal, and its echo by a launcher
-        stop._on_signal(signal.SIGINT, None)
+        request._on_signal(signal.SIGINT, None)
     with pytest.raises(KeyboardInterrupt):
-        stop._on_signal(signal.SIGINT, None)
-    stop._on_signal(signal.SIGINT, None)  # an echo
+        request._on_signal(signal.SIGINT, None)
+    request._on_signal(signal.SIGINT, None)  # an echo
     assert ended == []
     with contextlib.suppress(KeyboardInterrupt):
-        stop._on_signal(signal.SIGINT, None)
+        request._on_signal(signal.SIGINT, None)
     assert ended == [Exit.INTERRUPTED]
 
 

@@ -1,7 +1,10 @@
 """What is private in JAX and Orbax is still there, and means what it did."""
 
 import ast
+import os
+import signal
 import socket
+import time
 from pathlib import Path
 
 import jax
@@ -11,7 +14,7 @@ from jax._src import distributed
 from jax._src.clusters import cloud_tpu_cluster
 from orbax.checkpoint import v1 as ocp
 
-from ..private import COMPILED_EVENT, job, tpu_hosts, writer_of
+from ..private import COMPILED_EVENT, gce_place, is_stop_asked, job, writer_of
 
 FOLDER = Path(__file__).parents[2]
 
@@ -32,10 +35,9 @@ def test_nothing_else_imports_what_is_private() -> None:
 def test_a_process_alone_is_in_no_job() -> None:
     assert job().client is None
     assert job().process_id == 0
-    assert tpu_hosts() == 1
-    for cluster in (cloud_tpu_cluster.GceTpuCluster, cloud_tpu_cluster.GkeTpuCluster):
-        assert callable(cluster.is_env_present)
-        assert callable(cluster.get_process_count)
+    assert gce_place() is None
+    for name in ("is_env_present", "get_process_count", "get_process_id"):
+        assert callable(getattr(cloud_tpu_cluster.GceTpuCluster, name))
 
 
 def test_the_client_of_a_job_keeps_values_and_waits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,6 +54,12 @@ def test_the_client_of_a_job_keeps_values_and_waits(monkeypatch: pytest.MonkeyPa
         client.key_value_set("peers/0", "2 second", allow_overwrite=True)
         assert client.key_value_dir_get("peers/") == [("peers/0", "2 second")]
         client.wait_at_barrier("all are here", 5000)
+        assert not is_stop_asked()
+        os.kill(os.getpid(), signal.SIGTERM)
+        end_s = time.monotonic() + 20
+        while not is_stop_asked():
+            assert time.monotonic() < end_s
+            time.sleep(0.1)
     finally:
         alone.shutdown()
 

@@ -6,12 +6,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pytest
-from jax._src.clusters import cloud_tpu_cluster
 
 from ...errors import Exit
 from ...records.store import read_lines
-from .. import private
 from ..sink import read_outputs
 from .children import Child, start_two, train_sampler
 from .workloads import CHAINS
@@ -24,21 +21,6 @@ def sample(*args: object, folder: Path, fail: bool = False) -> list[Child]:
 
 def logs(folder: Path) -> str:
     return "\n".join(path.read_text() for path in folder.glob("log*"))
-
-
-def test_tpu_hosts_are_found_as_jax_finds_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert private.tpu_hosts() == 1
-    for name in ("TPU_SKIP_MDS_QUERY", "TPU_WORKER_HOSTNAMES"):  # another test's preflight
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(cloud_tpu_cluster, "running_in_cloud_tpu_vm", True)
-    metadata = {"agent-worker-number": "1", "worker-network-endpoints": "a:0:10.0.0.1,b:1:10.0.0.2"}
-    monkeypatch.setattr(cloud_tpu_cluster, "get_metadata", lambda key: (metadata.get(key), "200"))
-    monkeypatch.setattr(cloud_tpu_cluster, "metadata_response_code_success", "200")
-    monkeypatch.setenv("MEGASCALE_NUM_SLICES", "1")
-    assert private.tpu_hosts() == 2  # machines that gcloud made: no variable says so
-    monkeypatch.setenv("TPU_PROCESS_ADDRESSES", "a,b,c")
-    monkeypatch.setenv("MEGASCALE_NUM_SLICES", "2")
-    assert private.tpu_hosts() == 6  # GKE
 
 
 def test_two_processes_sample_what_one_does(tmp_path: Path) -> None:
