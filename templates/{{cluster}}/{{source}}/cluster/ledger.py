@@ -1,14 +1,18 @@
 """Where the hours of a run went: goodput, and badput by kind, attempt by attempt.
 
 Reads the lines of DIR/attempts.jsonl, which the first process of each attempt writes; the kinds are
-those of Google's ml-goodput-measurement in this project's words. Measures nothing itself.
+those of Google's ml-goodput-measurement in this project's words. Measures nothing.
 """
 
 import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rich.table import Table
+
 from ..errors import Exit
+from ..records.progress import Terminal, label
+from ..records.progress import show as words
 from ..records.telemetry import Record, split
 
 if TYPE_CHECKING:
@@ -29,6 +33,7 @@ KINDS = {
     "hang": ("#24292f", "waiting for what never came"),
     "restart": ("#d0d5db", "from the end of an attempt until the next process began"),
 }
+SHOWN = 50  # attempts, the last ones
 OTHER = ("#ffffff", "")
 ENDS = {
     Exit.DONE: "done",
@@ -94,6 +99,31 @@ def totals(found: list[Attempt]) -> dict[str, float]:
     names = [*KINDS, *sorted({n for each in found for n in each.parts} - KINDS.keys())]
     spent = {name: sum(each.parts.get(name, 0.0) for each in found) for name in names}
     return {name: seconds for name, seconds in spent.items() if seconds}
+
+
+def show(found: list[Attempt]) -> None:
+    """Print a line an attempt, one a kind, and the sum."""
+    table = Table("", "began (UTC)", "steps", "lost", "time", "goodput", "longest else", "ended")
+    for number, each in list(enumerate(found, start=1))[-SHOWN:]:
+        rest = sorted((s, n) for n, s in each.parts.items() if n != "step")[:-3:-1]
+        longest = ", ".join(f"{label(name)} {words('_s', seconds)}" for seconds, name in rest)
+        steps = f"{each.first_step}-{each.step}"
+        table.add_row(
+            *(str(number), each.begin, steps, str(each.lost), words("_s", each.wall_s)),
+            *(f"{each.goodput:.1%}", longest, each.end),
+        )
+    spent, console = totals(found), Terminal()
+    whole_s = sum(spent.values())
+    kinds = Table("where the time went", "time", "share", "")
+    for kind, seconds in spent.items():
+        meaning = KINDS.get(kind, OTHER)[1]
+        kinds.add_row(label(kind), words("_s", seconds), f"{seconds / whole_s:.1%}", meaning)
+    console.print(table, kinds)
+    share = spent.get("step", 0.0) / whole_s if whole_s else 0.0
+    lost = sum(each.lost for each in found)
+    print(
+        f"goodput {share:.1%} of {words('_s', whole_s)} in {len(found)} attempts, {lost} steps lost"
+    )
 
 
 def draw(found: list[Attempt]) -> "Figure":

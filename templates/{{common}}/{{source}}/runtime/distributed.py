@@ -88,10 +88,11 @@ def on_end(call: Callable[[int], object]) -> None:
 
 
 def _say_last_words(code: int) -> None:
-    """In a thread that may be left behind: what hangs may be the disk that they go to."""
+    """Once, in a thread that may be left behind: what hangs may be the disk that they go to."""
+    calls = [_last_words.pop()] if _last_words else []  # of two threads, the first one ends it
 
     def say() -> None:
-        for call in _last_words:
+        for call in calls:
             with contextlib.suppress(Exception):  # the code is what counts
                 call(code)
 
