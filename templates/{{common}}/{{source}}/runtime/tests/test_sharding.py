@@ -1,6 +1,7 @@
 """The mesh and the table of axes refuse what cannot work, and say what to do instead."""
 
 import re
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,16 @@ from jax.sharding import PartitionSpec as P
 from ...errors import UserError
 from ...run_config import MeshConfig
 from ..compiled import describe_state
-from ..sharding import Axes, check_divisible, constrain, describe_shards, make_mesh, named, spec
+from ..sharding import (
+    Axes,
+    arrange,
+    check_divisible,
+    constrain,
+    describe_shards,
+    make_mesh,
+    named,
+    spec,
+)
 
 
 def test_mesh_takes_all_devices() -> None:
@@ -31,6 +41,44 @@ def test_mesh_that_does_not_fit(sizes: dict[str, int]) -> None:
     with pytest.raises(UserError) as error:
         make_mesh(MeshConfig(**sizes))
     assert all(re.search(part, str(error.value)) for part in parts)
+
+
+def fake_slices(count: int, devices: int) -> list[SimpleNamespace]:
+    """Devices that come as a launcher may give them: not slice by slice."""
+    return [
+        SimpleNamespace(slice_index=i % count, id=i, platform="gpu", device_kind="a GPU")
+        for i in range(devices)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shape", "count", "crossed"),
+    [
+        ((4, 2, 1), 2, "data"),
+        ((8, 1, 1), 2, "data"),
+        ((2, 4, 1), 2, "data"),
+        ((1, 8, 1), 2, "fsdp"),
+        ((2, 4, 1), 4, "both"),
+        ((1, 1, 8), 1, ""),
+    ],
+)
+def test_slices_meet_on_the_outermost_axes(
+    shape: tuple[int, int, int], count: int, crossed: str
+) -> None:
+    devices = arrange(shape, fake_slices(count, 8))
+    slices = np.vectorize(lambda device: device.slice_index)(devices)
+    assert slices.shape == shape
+    assert len({device.id for device in devices.flat}) == 8
+    changes = [np.count_nonzero(np.diff(slices, axis=axis)) > 0 for axis in range(3)]
+    wanted = {"data": (1, 0, 0), "fsdp": (0, 1, 0), "both": (1, 1, 0), "": (0, 0, 0)}[crossed]
+    assert changes == [*map(bool, wanted)]
+
+
+def test_a_tensor_axis_does_not_leave_a_slice() -> None:
+    with pytest.raises(
+        UserError, match=r"(?s)over 2 slices.*lower --mesh.tensor to a divisor of 4"
+    ):
+        arrange((1, 1, 8), fake_slices(2, 8))
 
 
 TABLE: Axes = {"rows": ("data", "fsdp"), "wide": "fsdp", "whole": None}
