@@ -21,6 +21,18 @@ GOOGLE = "docs.cloud.google.com/tpu/docs and jax/_src/tpu_info.py of JAX 0.12.0 
 NVIDIA = "NVIDIA data sheets, half of what they print with sparsity (read 2026-08)"
 GIB = 2**30
 
+# What JAX and libtpu read when they are loaded to compile for TPUs on a machine that has none: look
+# for no TPU, share libtpu with other processes, no logs.
+AHEAD_OF_TIME = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
+
 
 @dataclass(frozen=True)
 class Peaks:
@@ -119,6 +131,16 @@ class Slice:
     peaks: Peaks  # of one device
     source: str
 
+    def libtpu_options(self, slices: int = 1) -> dict[str, object]:
+        """What `topologies.get_topology_desc` takes beside the name, to have the same hosts."""
+        options: dict[str, object] = {"num_slices": slices} if slices > 1 else {}
+        if self.accelerator == "v4":
+            options["chip_config_name"] = "megacore"  # else a chip is two devices
+        if self.chips_per_host == self.chips:
+            sizes = [*map(int, self.topology.split("x")), 1]
+            options["chips_per_host_bounds"] = sizes[:3]
+        return options
+
 
 def slice_of(accelerator: str, topology: str) -> Slice:
     """The slice of an accelerator by its topology, or of a number of GPU nodes.
@@ -176,6 +198,7 @@ def _topologies(accelerator: str) -> dict[str, int]:
     of 4x4x4 with sizes in order.
     """
     chip = CHIPS[accelerator]
+    shapes: list[tuple[int, ...]]
     if chip.dims == 2:
         shapes = [(1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16)]
     else:

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,42 @@ from jax.sharding import Mesh
 from ..contract import Workload
 from ..errors import UserError
 from ..records import store
-from ..records.hardware import peaks
+from ..records.hardware import peaks, slice_of
 from .compiled import abstract_state, initialise, jit_step
 from .loop import run
+from .traffic import Collective, read_traffic
 
-COLLECTIVE = re.compile(
-    r" (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
-    r"|calls=%(all-reduce-scatter)"  # the fusion by which a TPU reduces and shards gradients
-)
+SHORTAGE = re.compile(r"\(([\d.]+)G\) exceeds available HBM|Used ([\d.]+)G of [\d.]+G hbm")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the compiler says of a step on one device of a mesh."""
+
+    fits: bool
+    memory: dict[str, float]  # bytes: `memory_bytes` in all, and its parts; empty where unknown
+    limit_bytes: float | None
+    traffic: list[Collective]
+    compile_s: float
+    message: str  # of the compiler, where it gave up
+
+
+def judge_step(workload: Workload, seed: int, mesh: Mesh) -> Verdict:
+    """Compile the real step for the mesh's devices: does it fit, and what does it send?"""
+    limit, began_s = memory_limit(mesh.devices.flat[0]), time.monotonic()
+    try:
+        step = compile_step(workload, seed, mesh)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        spent_s, first = time.monotonic() - began_s, str(error).splitlines()[0]
+        found = SHORTAGE.search(str(error))
+        memory = {"memory_bytes": float(found[1] or found[2]) * 2**30} if found else {}
+        return Verdict(False, memory, limit, [], spent_s, first)
+    spent_s, parts = time.monotonic() - began_s, memory_parts(step)
+    fits = limit is None or parts["memory_bytes"] <= limit
+    traffic = read_traffic(step.as_text(), mesh.size)
+    return Verdict(fits, dict(parts), limit, traffic, spent_s, "")
 
 
 def compile_step(workload: Workload, seed: int, mesh: Mesh) -> Any:
@@ -41,10 +69,23 @@ def compile_step(workload: Workload, seed: int, mesh: Mesh) -> Any:
         return jit_step(workload, shardings, mesh).lower(state, workload.batch(0)).compile()
 
 
-def find_devices(topology: str) -> Sequence[Any]:
-    """The devices of a TPU topology by its name, or those of this machine."""
+def find_devices(topology: str, slices: int = 1) -> Sequence[Any]:
+    """The devices of slices of a TPU topology by its name, or those of this machine."""
     if topology == "local":
+        if slices > 1:
+            raise UserError(
+                got=f"--topology local --slices {slices}",
+                expected="slices of a TPU topology",
+                do="add --topology, such as v6e:4x4, or leave --slices out",
+            )
         return jax.devices()
+    found = slice_of(*topology.split(":", 1)) if ":" in topology else None
+    if found is None or not found.is_tpu:
+        raise UserError(
+            got=f"--topology {topology}",
+            expected="a TPU and its layout, such as v5e:2x2, v5p:2x2x1, v6e:4x4, or local",
+            do="correct it; for GPUs run on one of their machines, with --topology local",
+        )
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             got=f"--topology {topology} without libtpu",
@@ -53,18 +94,19 @@ def find_devices(topology: str) -> Sequence[Any]:
         )
     jax.config.update("jax_enable_compilation_cache", False)  # cannot be read back for a topology
     try:
-        return topologies.get_topology_desc(topology, "tpu").devices
+        options = found.libtpu_options(slices)
+        return topologies.get_topology_desc(topology, "tpu", **options).devices
     except jax.errors.JaxRuntimeError as error:
         raise UserError(
-            got=f"--topology {topology}: {str(error).splitlines()[0]}",
-            expected="a chip and its layout, such as v5e:2x2, v5p:2x2x1, v6e:4x4, or local",
-            do="v5e and v6e have two dimensions, v5p three; hosts hold 2x2 chips",
+            got=f"--topology {topology} --slices {slices}: {str(error).splitlines()[0]}",
+            expected="a topology that the installed libtpu knows",
+            do="uv sync --extra tpu --upgrade-package libtpu, or another topology",
         ) from error
 
 
 def count_collectives(compiled: Any) -> Counter[str]:
     """How often each collective is in the program; those of a scanned layer count once."""
-    return Counter(found[1] or found[2] for found in COLLECTIVE.finditer(compiled.as_text()))
+    return Counter(found.kind for found in read_traffic(compiled.as_text(), jax.device_count()))
 
 
 def memory_parts(compiled: Any) -> dict[str, int]:
@@ -81,7 +123,9 @@ def memory_limit(device: Any) -> float | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / jax.device_count()
     here = device in jax.devices() and device.memory_stats()
     chip = peaks(device.device_kind)
-    return here["bytes_limit"] if here else chip.hbm_bytes if chip else None
+    if here or chip is None:
+        return here["bytes_limit"] if here else None
+    return chip.program_bytes or chip.hbm_bytes
 
 
 def time_input(workload: Workload, count: int) -> float:

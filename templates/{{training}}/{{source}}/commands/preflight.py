@@ -2,46 +2,45 @@
 
 import math
 import os
-import time
-from typing import Any
+from collections import Counter
+from typing import Annotated, Any
 
 from ..errors import Exit
+from ..records.hardware import AHEAD_OF_TIME
+from ..run_config import Bounds
 from . import Settings
 
 
-def preflight(*, config: Settings, topology: str = "local") -> int:
+def preflight(
+    *, config: Settings, topology: str = "local", slices: Annotated[int, Bounds(least=1)] = 1
+) -> int:
     """Compile the real step for a TPU topology or these devices: does it fit?
 
     Args:
         topology: chip and layout, such as v5e:2x2, v5p:2x2x1, v6e:2x4; local = these devices
+        slices: of that topology, joined by the slower network
     """
     if topology != "local":
-        # Read when JAX is imported: look for no TPU, share libtpu with other processes, no logs.
-        os.environ |= {
-            "JAX_PLATFORMS": "cpu",
-            "TPU_SKIP_MDS_QUERY": "1",
-            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-            "TPU_STDERR_LOG_LEVEL": "3",
-            "TPU_MIN_LOG_LEVEL": "3",
-            "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-            "TPU_WORKER_HOSTNAMES": "localhost",
-        }
+        os.environ |= AHEAD_OF_TIME  # before JAX is imported
     import jax
 
     from ..records.hardware import peaks
+    from ..records.progress import show
     from ..records.report import format_summary
     from ..runtime import cost
     from ..runtime.compiled import abstract_state
     from ..runtime.sharding import describe_shards, make_mesh
+    from ..runtime.traffic import sent_bytes
     from ..workload import make_dry_workload
 
-    devices = cost.find_devices(topology)
+    devices = cost.find_devices(topology, slices)
     mesh = make_mesh(config.mesh, devices)
     workload = make_dry_workload(config, mesh)
     state, _ = abstract_state(workload, config.run.seed, mesh)
     (name, units), flops = workload.rate, workload.flops_per_step or math.nan
+    where = topology if slices == 1 else f"{slices} slices of {topology}"
     figures: dict[str, Any] = {
-        "devices": f"{len(devices)} x {devices[0].device_kind} ({topology})",
+        "devices": f"{len(devices)} x {devices[0].device_kind} ({where})",
         "mesh": ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items()),
         "parameters": sum(x.size for x in jax.tree.leaves(state["params"])),
         "flops": f"{flops:.4g} a step = {units:,} {name} x {flops / units:.4g} "
@@ -49,26 +48,34 @@ def preflight(*, config: Settings, topology: str = "local") -> int:
     }
     if (chip := peaks(devices[0].device_kind)) is not None:
         figures["step_at_peak_ms"] = 1e3 * flops / (len(devices) * chip.bf16_flops)
-    began_s = time.monotonic()
-    try:
-        step = cost.compile_step(workload, config.run.seed, mesh)
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        figures["compiler"], fits = str(error).splitlines()[0], False
-    else:
-        figures["compile_s"] = time.monotonic() - began_s
-        counts = cost.count_collectives(step).items()
-        figures["collectives"] = ", ".join(f"{n} {kind}" for kind, n in counts) or "none"
-        limit = cost.memory_limit(devices[0])
-        figures |= cost.memory_parts(step) | {"memory_limit_bytes": limit}
-        fits = limit is None or figures["memory_bytes"] <= limit
+    found = cost.judge_step(workload, config.run.seed, mesh)
+    figures["compile_s"] = found.compile_s
+    for between, label in ((False, "collectives"), (True, "between_slices")):
+        chosen = [c for c in found.traffic if c.between_slices == between]
+        counts = Counter(c.kind for c in chosen).items()
+        size = show("sent_bytes", sent_bytes(chosen, between_slices=between))
+        text = f"{', '.join(f'{n} {kind}' for kind, n in counts)}; a device sends {size} a step"
+        if not found.message and (slices > 1 or not between):
+            figures[label] = text if chosen else "none"
+    figures |= found.memory | {"memory_limit_bytes": found.limit_bytes}
+    if found.message:
+        figures["compiler"] = found.message
     print(describe_shards(state))
     print(format_summary(figures))
-    print("fits" if fits else "does not fit; what to change:")
-    if not fits:
+    if found.fits:
+        print("fits")
+    else:
+        print(f"does not fit{shortage(found.memory.get('memory_bytes'), found.limit_bytes)}")
+        print("what to change:")
         print("\n".join(f"  {change}" for change in changes(config, dict(mesh.shape))))
-    return Exit.DONE if fits else Exit.USER
+    return Exit.DONE if found.fits else Exit.USER
+
+
+def shortage(needed: float | None, limit: float | None) -> str:
+    """Bytes of a device as words that follow "does not fit", where they are known."""
+    if needed is None or limit is None:
+        return ""
+    return f": a device needs {needed / 2**30:.2f} GiB and has {limit / 2**30:.2f} GiB for programs"
 
 
 def changes(config: Any, mesh: dict[str, int]) -> list[str]:

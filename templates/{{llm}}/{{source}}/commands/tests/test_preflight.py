@@ -104,5 +104,5 @@ def test_a_tpu_without_a_tpu(
         preflight(config=replace(CONFIG, mesh=MeshConfig(fsdp=2)), topology="v5e:2x2") == Exit.DONE
     )
     assert "4 x TPU v5 lite (v5e:2x2)" in capsys.readouterr().out
-    with pytest.raises(UserError, match="v5e:3x3"):
+    with pytest.raises(UserError, match="'3x3' of v5e"):
         cost.find_devices("v5e:3x3")
