@@ -12,6 +12,7 @@ from . import distributed
 from .detect import detect
 from .host_memory import keep_freed_memory
 
+THREADS = 32  # of XLA, at least, where several processes share the CPU devices of a mesh
 COMPILED = Path(".cache/jax")  # below the working folder; git ignores it
 
 
@@ -36,6 +37,7 @@ def start_processes() -> None:
     place = detect(os.environ)
     if place.count > 1:
         _check_encryption()
+        _make_room_for_collectives()
         distributed.join(place)
 
 
@@ -47,6 +49,15 @@ def _check_encryption() -> None:
             expected="JAX 0.12 or newer: this one would ignore them and connect without encryption",
             do="uv add 'jax>=0.12', or unset them",
         )
+
+
+def _make_room_for_collectives() -> None:
+    """Give XLA more threads than cores: on a CPU, each collective that waits blocks one.
+
+    With a thread for each of two cores, two processes of two devices waited for one another in
+    three of four runs, each thread in another collective. Read when JAX makes its client.
+    """
+    os.environ.setdefault("PJRT_NPROC", str(max(os.cpu_count() or 1, THREADS)))
 
 
 def keep_compiled_programs() -> None:
