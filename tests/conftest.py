@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from growing import asked, grow, template_repository
@@ -37,7 +38,7 @@ def render(copie_session: Copie, template: Path) -> Render:
     an exception to itself. What is about trust, answers or updates therefore goes through `grow`.
     """
 
-    def render(answers: Mapping[str, str] | None = None, source: Path = template) -> Path:
+    def render(answers: Mapping[str, Any] | None = None, source: Path = template) -> Path:
         unknown = set(answers or {}) - set(asked())
         assert not unknown, f"answers to no question: {unknown}"
         result = copie_session.copy(extra_answers=dict(answers or {}), template_dir=source)

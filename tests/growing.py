@@ -15,7 +15,7 @@ import jinja2
 import yaml
 from link import ROOT, TEMPLATES, snapshot
 
-Answers = dict[str, str]
+Answers = dict[str, Any]
 
 # One other good answer to each question without choices. A new question fails until it stands here.
 OTHER_TEXT = {
@@ -42,9 +42,11 @@ def asked() -> dict[str, dict[str, Any]]:
     }
 
 
-def choices(name: str) -> list[str]:
+def choices(name: str) -> list[Any]:
     """The values that a question takes: its choices, or empty/default and one other text."""
     question = asked()[name]
+    if question["type"] == "bool":
+        return [question["default"], not question["default"]]
     if "choices" in question:
         given = question["choices"]
         return list(given.values() if isinstance(given, dict) else given)
@@ -55,7 +57,8 @@ def choices(name: str) -> list[str]:
 def pairwise() -> Iterator[Answers]:
     """Answer sets, few of them, that hold every pair of values of every two questions."""
     names = list(asked())
-    every = [dict(zip(names, row, strict=True)) for row in itertools.product(*map(choices, names))]
+    rows = (dict(zip(names, row, strict=True)) for row in itertools.product(*map(choices, names)))
+    every = [answers for answers in rows if all(map(functools.partial(could, answers), names))]
     missing = set().union(*map(pairs, every))
     while missing:
         best = max(every, key=lambda answers: len(missing & pairs(answers)))
@@ -63,11 +66,22 @@ def pairwise() -> Iterator[Answers]:
         yield best
 
 
-def pairs(answers: Answers) -> set[frozenset[tuple[str, str]]]:
+def is_asked(name: str, answers: Answers) -> bool:
+    """Whether a question is asked, by the answers above it; Copier keeps no answer to another."""
+    when = asked()[name].get("when", True)
+    return when is True or jinja2.Template(when).render(answers) == "True"
+
+
+def could(answers: Answers, name: str) -> bool:
+    """Whether an answer could be given: that to a question that is not asked is its default."""
+    return answers[name] == choices(name)[0] or is_asked(name, answers)
+
+
+def pairs(answers: Answers) -> set[frozenset[tuple[str, Any]]]:
     return set(map(frozenset, itertools.combinations(answers.items(), 2)))
 
 
-def layers(answers: Mapping[str, str]) -> list[Path]:
+def layers(answers: Mapping[str, Any]) -> list[Path]:
     """The folders of templates/ that apply to complete answers."""
     environment = jinja2.Environment(autoescape=False)
     return [
@@ -86,7 +100,7 @@ def layer_files(layer: Path) -> list[Path]:
 
 
 def grow(
-    template: Path, into: Path, answers: Mapping[str, str] | None = None, **options: Any
+    template: Path, into: Path, answers: Mapping[str, Any] | None = None, **options: Any
 ) -> Path:
     """Copy the template into a new folder, defaults for what is not answered."""
     unknown = set(answers or {}) - set(asked())

@@ -38,8 +38,9 @@ def test_the_questionnaire_is_short_and_helpful() -> None:
     for name, question in asked().items():
         assert question["help"], name
         assert "default" in question, f"{name}: Enter must be an answer"
-        assert "validator" in question or "choices" in question, f"{name} takes anything"
-        assert ("choices" in question) != (name in OTHER_TEXT), (
+        has_choices = "choices" in question or question["type"] == "bool"
+        assert "validator" in question or has_choices, f"{name} takes anything"
+        assert has_choices != (name in OTHER_TEXT), (
             f"{name} needs another good answer in growing.py"
         )
 

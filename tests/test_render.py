@@ -14,7 +14,19 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import Render
-from growing import Answers, asked, choices, git, layer_files, layers, pairs, pairwise, tree
+from growing import (
+    Answers,
+    asked,
+    choices,
+    could,
+    git,
+    is_asked,
+    layer_files,
+    layers,
+    pairs,
+    pairwise,
+    tree,
+)
 from link import destination
 
 COVER = list(pairwise())
@@ -59,18 +71,21 @@ def traces_of_jinja(project: Path) -> list[str]:
 
 
 def test_the_cover_holds_every_pair_of_values() -> None:
+    usual = {name: choices(name)[0] for name in asked()}
     wanted = {
         frozenset({(a, x), (b, y)})
         for a, b in itertools.combinations(asked(), 2)
         for x in choices(a)
         for y in choices(b)
+        if could(usual | {a: x, b: y}, a) and could(usual | {a: x, b: y}, b)
     }
     assert set().union(*map(pairs, COVER)) == wanted
     assert len(COVER) <= 40
 
 
 def name_of(answers: Answers) -> str:
-    return "-".join(value for name, value in answers.items() if "choices" in asked()[name])
+    words = [str(v) for n, v in answers.items() if "choices" in asked()[n]]
+    return "-".join([*words, *["several"] * answers["several_hosts"]])
 
 
 @pytest.fixture(scope="module", params=COVER, ids=name_of)
@@ -90,7 +105,8 @@ def test_every_file_parses_and_none_shows_a_tag(grown: tuple[Path, Answers]) -> 
 def test_the_answers_are_kept(grown: tuple[Path, Answers], template: Path) -> None:
     project, answers = grown
     kept = yaml.safe_load(read(project / ".copier-answers.yml"))
-    assert kept == {"_src_path": str(template)} | answers
+    given = {name: value for name, value in answers.items() if is_asked(name, answers)}
+    assert kept == {"_src_path": str(template)} | given
 
 
 def test_the_emitted_python_is_clean(grown: tuple[Path, Answers]) -> None:
@@ -117,6 +133,8 @@ def test_exactly_the_files_of_the_active_layers_are_emitted(grown: tuple[Path, A
 
 def test_each_option_brings_its_own_files_only(grown: tuple[Path, Answers]) -> None:
     project, answers = grown
+    several = answers["kind"] == "tpu" or answers["several_hosts"]
+    assert (project / "launch").exists() == several
     assert (project / ".github").exists() == (answers["ci"] == "github")
     assert (project / ".gitlab-ci.yml").exists() == (answers["ci"] == "gitlab")
     assert (project / "LICENSE").exists() == (answers["licence"] != "proprietary")
@@ -204,14 +222,15 @@ def test_the_image_takes_what_is_locked(project: Path) -> None:
         assert "if [ -f uv.lock ]; then export UV_LOCKED=1; fi" in command
 
 
-def test_the_file_map_names_every_module(project: Path) -> None:
+def test_the_file_map_names_every_module(grown: tuple[Path, Answers]) -> None:
+    project, answers = grown
     table = read(project / "README.md").partition("## Files")[2].partition("\n## ")[0]
     named = []
     for first, second in re.findall(r"^\| ([^|]*) \| ([^|]*) \|$", table, re.MULTILINE):
         room = re.match(r"`(\w+/)`", first)  # its files are in the second cell
         files = re.findall(r"`(\w+\.py)`", second if room else first)
         named += [(room[1] if room else "") + name for name in files]
-    package = project / "src" / "acorn"
+    package = project / "src" / answers["package"]
     modules = {file.relative_to(package).as_posix() for file in package.rglob("*.py")}
     unnamed = re.compile(r"(.*/)?tests/.*|(.*/)?__(init|main)__\.py|conftest\.py")
     assert sorted(named) == sorted(name for name in modules if not unnamed.fullmatch(name))

@@ -308,8 +308,9 @@ def test_each_layer_brings_its_own_dependencies(kind: str, grown: dict[str, Path
         file.stem: re.findall(r'^    "([\w-]+)', file.read_text("utf-8"), re.M)
         for file in (ROOT / "hooks" / "dependencies").glob("*.toml")
     }
-    assert set(names) == {"common", "training", *choices("kind")}
-    every = names["common"] + names["training"] * has_training() + names[kind]
+    assert set(names) == {"common", "training", "cluster", *choices("kind")}
+    every = names["common"] + names["training"] * has_training()
+    every += names["cluster"] * (kind == "tpu") + names[kind]
     assert len(every) == len(set(every))
     rendered = tomllib.loads((grown[kind] / "pyproject.toml").read_text("utf-8"))["project"]
     assert [re.match(r"[\w-]+", need)[0] for need in rendered["dependencies"]] == every  # type: ignore[index]
