@@ -262,7 +262,9 @@ def wait_for_all(name: str) -> None:
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise
-            end_together(Exit.HUNG, f"waited in vain at '{name}' for {hosts.missing(name)}")
+            reason = f"waited in vain at '{name}' for {hosts.missing(name)}"
+            print(f"\n{reason}", file=sys.stderr)
+            end_together(Exit.HUNG, reason)
 
 
 @contextmanager

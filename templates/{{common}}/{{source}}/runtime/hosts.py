@@ -22,6 +22,7 @@ from .private import job
 
 TELL_S = 5.0
 FILE = "hosts.json"
+BEGAN_S = time.monotonic()
 
 type Row = dict[str, Any]
 """process; host; step; doing: a part of telemetry.Clock, or "at" and the name of a barrier; the
@@ -32,7 +33,7 @@ seconds since it began that; told: when it said so, in seconds of the epoch."""
 class _Own:
     """Of this process: what tells its step, its part and the seconds in it; where it waits."""
 
-    doing: Callable[[], tuple[int, str, float]] = lambda: (0, "startup", 0.0)
+    doing: Callable[[], tuple[int, str, float]] = lambda: (0, "startup", time.monotonic() - BEGAN_S)
     barriers: dict[str, float] = field(default_factory=dict)
     folder: Path | None = None
 
