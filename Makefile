@@ -6,7 +6,7 @@ KIND ?= llm
 LONG := tests/test_project.py tests/test_diffusion.py tests/test_bayes.py tests/test_versions.py tests/test_changes.py tests/test_buckets.py tests/test_update.py
 OTHERS := $(filter-out $(LONG), $(wildcard tests/test_*.py))
 
-.PHONY: help demo test test-fast lint docs link clean
+.PHONY: help demo test test-fast slurm lint docs link clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -21,6 +21,10 @@ test:  ## all tests, those of an emitted project included
 
 test-fast:  ## the tests of the template alone
 	$(UV) run pytest -m "not slow"
+
+slurm:  ## a job of the kind tpu in a real Slurm on this machine, preempted (six minutes, as root)
+	@$(UV) $(GROW) hooks/link.py tpu
+	@$(UV) run python tests/slurm/requeue.py
 
 lint:  ## formatter, linter and type checker
 	$(UV) run ruff format --check .

@@ -91,7 +91,8 @@ def slurm(folder: Path) -> Iterator[None]:
             log = (folder / f"{command[0]}-{number}.log").open("w")
             daemons.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT))
             time.sleep(2)
-        wait_for(lambda: told("sinfo", "--noheader", "--format=%t").split() == ["idle"] * 2, 60)
+        states = ("sinfo", "--noheader", "--Node", "--partition=low", "--format=%t")
+        wait_for(lambda: told(*states).split() == ["idle"] * len(NODES), 60)
         yield
     finally:
         HOSTS.write_text(before)
@@ -148,6 +149,9 @@ def main() -> int:
     if reason := install():
         print(f"SKIPPED: {reason}")
         return 0
+    uv = [os.environ.get("UV", "uv"), "sync", "--quiet"]
+    environ = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    subprocess.run(uv, cwd=PROJECT, env=environ, check=True)
     with tempfile.TemporaryDirectory(prefix="flaxseed-slurm-") as scratch, slurm(Path(scratch)):
         folder = Path(scratch)
         job, run = submit(folder, "preempted")
@@ -156,9 +160,8 @@ def main() -> int:
         told("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--wrap=sleep 5")
         wait_for(lambda: state(job)["JobState"] == "PENDING", 120)
         saved = max(losses(run))
-        print(
-            f"preempted: saved at step {saved}, back in the queue in {time.monotonic() - begun_s:.0f} s"
-        )
+        gone_s = time.monotonic() - begun_s
+        print(f"preempted: saved at step {saved}, back in the queue in {gone_s:.0f} s")
         assert PREEMPT_AFTER <= saved < STEPS
         wait_for(lambda: state(job)["JobState"] == "RUNNING", 400)
         print(f"running again after {time.monotonic() - begun_s:.0f} s")

@@ -153,7 +153,7 @@ def _pod_rule(rule: dict[str, Any], containers: list[str]) -> Iterator[str]:
             yield f"values {values} instead of 1 to 255 numbers in order, each once"
         if 0 in values and codes["operator"] == "In":
             yield "0 is no failure"
-        if codes.get("containerName", containers[0]) not in containers:
+        if codes.get("containerName") not in (None, *containers):
             yield f"no container {codes['containerName']}"
 
 

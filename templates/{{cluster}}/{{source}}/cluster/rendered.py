@@ -29,7 +29,7 @@ class Rendered:
 
 
 def render(job: Job, target: str, file: Path, out: Path | None = None) -> Rendered:
-    """The job of a file for a target. A manifest that its own lint refuses is our bug: it raises."""
+    """The job of a file for a target; a manifest that lint refuses is our bug, and raises."""
     if target == "local":
         simulate = [sys.argv[0], "simulate", "--job", str(file)]
         return Rendered("", file, [simulate], ("the same processes and restarts, on this machine",))

@@ -1,4 +1,4 @@
-"""`launch`: the job file as what a cluster takes, and the commands that send it. Runs no job itself."""
+"""`launch`: the job as a cluster takes it, and the commands that send it. Runs no job itself."""
 
 import shlex
 import shutil

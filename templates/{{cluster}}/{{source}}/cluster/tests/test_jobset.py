@@ -1,0 +1,258 @@
+"""The manifest: what it asks for, what of it restarts, and that every planted mistake is found."""
+
+import copy
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ...errors import Exit
+from .. import rendered
+from ..job import FAULTS, FINAL
+from ..jobset import jobset
+from ..lint import has_schemas, lint
+from ..rendered import render, to_yaml
+from ..restarts import EVICTED, Ended, verdict
+from .jobs import IMAGE, job_of, tool
+
+needs_schemas = pytest.mark.skipif(not has_schemas(), reason="uv sync --group launchers")
+
+
+def parts(manifest: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
+    """The JobSet, its Job, its pod and that one's container."""
+    job = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]
+    pod = job["template"]["spec"]
+    return manifest["spec"], job, pod, pod["containers"][0]
+
+
+def test_a_slice_is_a_job_and_a_host_a_pod(tmp_path: Path) -> None:
+    spec, job, pod, main = parts(jobset(job_of(tmp_path, slices=3, retries=7, grace_s=90)))
+    assert spec["replicatedJobs"][0]["replicas"] == 3
+    assert job["completions"] == job["parallelism"] == 4
+    assert main["resources"] == {"limits": {"google.com/tpu": 4}}
+    assert pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == "4x4"
+    assert (pod["terminationGracePeriodSeconds"], spec["failurePolicy"]["maxRestarts"]) == (90, 7)
+    assert main["args"] == ["train", "demo", "--seed", "3", "--run-dir", "gs://acme/runs/acorn"]
+    env = {each["name"]: each for each in main["env"]}
+    assert env["MEGASCALE_COORDINATOR_ADDRESS"]["value"] == "acorn-slice-0-0.acorn"
+    assert env["MEGASCALE_SLICE_ID"]["valueFrom"] == env["JOBSET_JOB_INDEX"]["valueFrom"]
+    assert env["JOBSET_PARALLELISM"]["value"] == "4"
+    assert not {"hostNetwork", "hostPID", "serviceAccountName"} & {*pod}
+    assert main["securityContext"] == {"allowPrivilegeEscalation": False}
+
+
+def test_what_is_asked_for_is_there_and_nothing_else(tmp_path: Path) -> None:
+    plain = jobset(job_of(tmp_path))
+    assert "labels" not in plain["metadata"]
+    assert not [v for v in parts(plain)[3]["env"] if v["name"].startswith("MEGASCALE")]
+    asked = {"spot": True, "queue": "team", "priority": "high", "service_account": "trainer"}
+    asked |= {"host_network": True, "privileged": True, "volume": "data:/mnt"}
+    manifest = jobset(job_of(tmp_path, **asked, env={"A": "1e3"}))
+    assert lint(manifest) == []
+    labels = {"kueue.x-k8s.io/queue-name": "team", "kueue.x-k8s.io/priority-class": "high"}
+    assert manifest["metadata"]["labels"] == labels
+    _, _, pod, main = parts(manifest)
+    assert pod["nodeSelector"]["cloud.google.com/gke-spot"] == "true"
+    assert pod["hostNetwork"] is main["securityContext"]["privileged"] is True
+    assert {"name": "A", "value": "1e3"} in main["env"]
+    assert pod["volumes"][1] == {"name": "shared", "persistentVolumeClaim": {"claimName": "data"}}
+    assert "priorityClassName" not in pod
+    assert parts(jobset(job_of(tmp_path, priority="high")))[2]["priorityClassName"] == "high"
+    # One host needs no node pool for itself, and GPU nodes of one pool serve many jobs.
+    assert "annotations" in plain["metadata"]
+    for other in ({"topology": "2x4"}, {"accelerator": "h100", "topology": "2"}):
+        assert "annotations" not in jobset(job_of(tmp_path, **other))["metadata"]
+
+
+SHAPES = [("v5e", "1x1"), ("v5e", "16x16"), ("v6e", "2x4"), ("v4", "2x2x1"), ("v5p", "4x4x8")]
+SHAPES += [("tpu7x", "2x2x2"), ("h100", "1"), ("gb200", "16")]
+
+
+@pytest.mark.parametrize("slices", [1, 2])
+@pytest.mark.parametrize(("accelerator", "topology"), SHAPES)
+def test_every_topology_is_clean(
+    tmp_path: Path, accelerator: str, topology: str, slices: int
+) -> None:
+    job = job_of(tmp_path, accelerator=accelerator, topology=topology, slices=slices)
+    assert lint(jobset(job)) == []
+    first, second = (render(job, "gke", tmp_path).text for _ in range(2))
+    assert first == second
+    assert yaml.safe_load(first) == jobset(job)
+    assert "&id" not in first, "an alias: other parsers may not know it"
+
+
+@pytest.mark.parametrize(
+    "text", ["1e3", "0x1F", "012", "1_000", "12:30", ".5", "+1", "y", "No", "~"]
+)
+def test_texts_stay_texts_in_any_yaml(text: str) -> None:
+    assert re.fullmatch(r"a: (\"|').+(\"|')\n", to_yaml({"a": text}))
+
+
+@pytest.mark.skipif(not tool("kubectl"), reason="no kubectl")
+def test_the_parser_of_kubectl_reads_the_same(tmp_path: Path) -> None:
+    odd = {"A": "1e3", "B": "on", "C": "0x1F", "D": "12:30", "E": "n", "F": "é \\ \" '", "G": "1_0"}
+    manifest = jobset(job_of(tmp_path, env=odd))
+    (tmp_path / "job.yaml").write_text(to_yaml(manifest))
+    (tmp_path / "kustomization.yaml").write_text("resources: [job.yaml]")
+    command = ["kubectl", "kustomize", str(tmp_path)]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert yaml.safe_load(text) == manifest
+
+
+def ends(*codes: int, slice_: int = 0, evicted: bool = False) -> list[Ended]:
+    conditions = (EVICTED,) if evicted else ()
+    return [Ended(("slice", slice_), i, code, 2.0 * i, conditions) for i, code in enumerate(codes)]
+
+
+@pytest.mark.parametrize("code", [*FINAL, *FAULTS, Exit.PREEMPTED, 127])
+@pytest.mark.parametrize("spot", [False, True])
+def test_an_exit_code_has_one_meaning(tmp_path: Path, code: int, spot: bool) -> None:
+    manifest = jobset(job_of(tmp_path, retries=1, spot=spot))
+    first = verdict(manifest, ends(*[code] * 4))
+    last = verdict(manifest, ends(*[code] * 4), restarts=1)
+    if code in FINAL:
+        assert first.action == last.action == "fail"
+    elif code == Exit.PREEMPTED or (spot and code == Exit.PEER_LOST):
+        assert (first.action, first.counted, last.action) == ("restart", False, "restart")
+    else:
+        assert (first.action, first.counted, last.action) == ("restart", True, "fail")
+
+
+def test_who_is_asked_first(tmp_path: Path) -> None:
+    manifest = jobset(job_of(tmp_path, slices=2, retries=0))
+    # A bug in one slice, which the other one only sees as a lost peer.
+    assert verdict(manifest, ends(44, 44, 44, 44) + ends(1, 1, 1, 1, slice_=1)).action == "fail"
+    # What a pod says while it is evicted is no bug, and no eviction eats a retry.
+    for code in (1, 44, 137, 143):
+        evicted = verdict(manifest, ends(code, 44, 44, 44, evicted=True))
+        assert (evicted.action, evicted.counted) == ("restart", False)
+
+
+GONE = object()
+RULE, POD_RULE = "S.failurePolicy.rules.0", "J.podFailurePolicy.rules.0"
+CODES = "J.podFailurePolicy.rules.1.onExitCodes"
+TPU = "google.com/tpu"
+# What lint says of a mistake -> where it is planted: S in the JobSet, J its Job, P the pod, C the
+# container; and what stands there then.
+PLANTED: dict[str, tuple[str, Any]] = {
+    "maxRestart: no such field": ("S.failurePolicy.maxRestart", 3),
+    "replicatedJob: no such field": ("S.replicatedJob", []),
+    "replicatedJobs: missing": ("S.replicatedJobs", GONE),
+    "replica: no such field; replicas?": ("S.replicatedJobs.0.replica", 2),
+    "instead of FailJobSet or": (f"{RULE}.action", "Fail"),
+    "instead of BackoffLimitExceeded": (f"{RULE}.onJobFailureReasons", ["PodFailure"]),
+    "'10' instead of a number": ("S.failurePolicy.maxRestarts", "10"),
+    "less than 0": ("S.failurePolicy.maxRestarts", -1),
+    "a name of letters": (f"{RULE}.name", "a-bug"),
+    "name: missing": (f"{RULE}.name", GONE),
+    "two rules of one name": (f"{RULE}.name", "preempted"),
+    "no job slices": (f"{RULE}.targetReplicatedJobs", ["slices"]),
+    "pattern '('": (f"{RULE}.onJobFailureMessagePatterns", ["("]),
+    "4} is no pod": ("S.coordinator", {"replicatedJob": "slice", "podIndex": 4}),
+    "'slices'} is no pod": ("S.coordinator", {"replicatedJob": "slices"}),
+    "of 63 letters": ("S.replicatedJobs.0.replicas", 10**50),
+    "not unique": ("S.replicatedJobs", []),
+    # What the API server checks only when the controller makes a Job.
+    "'OnFailure' instead of Never": ("P.restartPolicy", "OnFailure"),
+    "restartPolicy: missing": ("P.restartPolicy", GONE),
+    "0 is needed": ("J.backoffLimit", 3),
+    "are not the hosts": ("J.parallelism", 3),
+    "completions: missing": ("J.completions", GONE),
+    "instead of Indexed": ("J.completionMode", "NonIndexed"),
+    "instead of Failed": ("J.podReplacementPolicy", "TerminatingOrFailed"),
+    "instead of FailJob or": (f"{POD_RULE}.action", "FailJobSet"),
+    "onExitCode: no such field": (f"{POD_RULE}.onExitCode", {}),
+    "one of onExitCodes and": (f"{POD_RULE}.onPodConditions", GONE),
+    "status: missing": (f"{POD_RULE}.onPodConditions.0.status", GONE),
+    "in order, each once": (f"{CODES}.values", [42, 1]),
+    "0 is no failure": (f"{CODES}.values", [0, 1]),
+    "no container worker": (f"{CODES}.containerName", "worker"),
+    "more than 20": ("J.podFailurePolicy.rules", [{"action": "Count"}] * 21),
+    # Of pods.
+    "are not the chips of 4x4": ("C.resources.limits", {TPU: 8}),
+    "requests and limits": ("C.resources.requests", {TPU: 1}),
+    "4 instead of a text": ("C.env.0.value", 4),
+    "env: a name twice": ("C.env.0.name", "JOBSET_PARALLELISM"),
+    "env: null": ("C.env", None),
+    "imagePullSecrets.0.name: null": ("P.imagePullSecrets", [{"name": None}]),
+    "ClusterFirstWithHostNet": ("P.hostNetwork", True),
+    "no time for a save": ("P.terminationGracePeriodSeconds", 0),
+    "instead of names and texts": ("P.nodeSelector.a", True),
+    "instead of a list": ("P.containers", {}),
+    "none, or two of one name": ("P.containers", []),
+    "instead of fields": ("J.template", "pod"),
+}
+
+
+def planted(manifest: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """The manifest with a value at a path, or without what is there."""
+    manifest = copy.deepcopy(manifest)
+    start, *keys = path.split(".")
+    at = dict(zip("SJPC", parts(manifest), strict=True))[start]
+    *before, last = [int(key) if key.isdecimal() else key for key in keys]
+    for key in before:
+        at = at[key]
+    if value is GONE:
+        del at[last]
+    else:
+        at[last] = value
+    return manifest
+
+
+@pytest.mark.parametrize("words", PLANTED)
+def test_a_planted_mistake_is_found(tmp_path: Path, words: str) -> None:
+    found = lint(planted(jobset(job_of(tmp_path)), *PLANTED[words]))
+    assert any(words in complaint for complaint in found), found
+
+
+@needs_schemas
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("C.imagePullpolicy", "Always"),
+        ("J.backoffLimits", 0),
+        ("P.tolerations", {"key": "x"}),
+        ("C.args", "train"),
+        ("C.securityContext.privilege", True),
+    ],
+)
+def test_fields_of_job_and_pod_are_those_of_kubernetes(
+    tmp_path: Path, path: str, value: Any
+) -> None:
+    found = lint(planted(jobset(job_of(tmp_path)), path, value))
+    assert any(path.rpartition(".")[2] in complaint for complaint in found), found
+
+
+def test_what_lint_refuses_is_not_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendered, "lint", lambda manifest: [".spec: planted"])
+    with pytest.raises(ValueError, match="planted"):
+        render(job_of(tmp_path), "gke", tmp_path)
+
+
+XPK = [("v5e", "4x4", "v5litepod-16"), ("v6e", "8x8", "v6e-64"), ("v5p", "2x2x4", "v5p-32")]
+SAME = ("replicas", "parallelism", "completions", "backoffLimit", "nodeSelector", "resources")
+
+
+@pytest.mark.skipif(not tool("xpk"), reason="optional: no xpk")
+@pytest.mark.parametrize(("accelerator", "topology", "api"), XPK)
+def test_xpk_asks_for_the_same_hardware(
+    tmp_path: Path, accelerator: str, topology: str, api: str
+) -> None:
+    file = tmp_path / "xpk.yaml"
+    words = f"--cluster c --workload acorn --tpu-type {api} --num-slices 2 --docker-image {IMAGE}"
+    words += f" --zone us-central2-b --project p --command true --output-manifest-file {file}"
+    command = [str(tool("xpk")), "workload", "create", "--dry-run", *words.split()]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"HOME": str(tmp_path)}
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    theirs = yaml.safe_load(file.read_text())
+    ours = jobset(job_of(tmp_path, accelerator=accelerator, topology=topology, slices=2))
+    for manifest in (theirs, ours):
+        manifest["spec"] |= manifest["spec"]["replicatedJobs"][0]
+    for their, our in zip(parts(theirs), parts(ours), strict=True):
+        assert {key: their.get(key) for key in SAME} == {key: our.get(key) for key in SAME}

@@ -1,0 +1,1 @@
+"""A Slurm of two nodes on this machine, for `make slurm`."""
