@@ -147,7 +147,7 @@ class Simulation:
         processes: list[Process] = []
         try:
             for pod in self._pods:
-                processes.append(_start(pod, port, len(self._pods), folder))
+                processes.append(start_pod(pod, port, len(self._pods), folder))
             self._say(f"attempt {number}: {len(processes)} hosts begin, logs in {folder}")
             yield processes
         except (KeyboardInterrupt, SystemExit):  # Ctrl-C, SIGTERM: they save, as in a cluster
@@ -228,7 +228,7 @@ class Simulation:
         self._screen.say(f"{self._now_s():7.1f} s  {words}")
 
 
-def _start(pod: Pod, port: int, count: int, folder: Path) -> Process:
+def start_pod(pod: Pod, port: int, count: int, folder: Path) -> Process:
     """The process of a pod, in a group of its own."""
     log = folder / f"host-{pod.number}.log"
     module = f"{__package__}.simulated_host"
