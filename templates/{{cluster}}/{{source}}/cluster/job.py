@@ -174,7 +174,8 @@ def _complaint(value: Any, key: dataclasses.Field[Any]) -> str:
     if key.name == "env":
         return _env_complaint(value)
     of_type = str if key.name == "command" else type(key.default)
-    if type(value) is not of_type:  # a bool is an int to isinstance
+    is_of_type = type(value) is of_type  # a bool is an int to isinstance
+    if not is_of_type:
         return {str: 'text in "quotes"', int: "a whole number", bool: "true or false"}[of_type]
     form, words, least, most = (key.metadata.get(m) for m in ("form", "words", "least", "most"))
     if form and not re.fullmatch(form, value, re.ASCII):

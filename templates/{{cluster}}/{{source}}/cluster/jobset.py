@@ -64,36 +64,25 @@ def jobset(job: Job) -> dict[str, Any]:
                 {
                     "name": SLICE_NAME,
                     "replicas": job.slices,
-                    "template": {
-                        "spec": {
-                            "backoffLimit": 0,
-                            "completionMode": "Indexed",
-                            "completions": slice_.hosts,
-                            "parallelism": slice_.hosts,
-                            "podFailurePolicy": {
-                                "rules": [
-                                    {
-                                        "action": "FailJob",
-                                        "onPodConditions": [
-                                            {"type": "DisruptionTarget", "status": "True"}
-                                        ],
-                                    },
-                                    {
-                                        "action": "FailJob",
-                                        "onExitCodes": {
-                                            "containerName": "main",
-                                            "operator": "In",
-                                            "values": sorted(map(int, (*FINAL, *free))),
-                                        },
-                                    },
-                                ]
-                            },
-                            "template": {"spec": _pod(job, slice_)},
-                        }
-                    },
+                    "template": {"spec": _job(job, slice_, free)},
                 }
             ],
         },
+    }
+
+
+def _job(job: Job, slice_: Slice, free: list[Exit]) -> dict[str, Any]:
+    """The Job of a slice. All codes that a rule of the JobSet names must fail it by a rule."""
+    evicted = {"onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    codes = sorted(map(int, (*FINAL, *free)))
+    named = {"onExitCodes": {"containerName": "main", "operator": "In", "values": codes}}
+    return {
+        "backoffLimit": 0,
+        "completionMode": "Indexed",
+        "completions": slice_.hosts,
+        "parallelism": slice_.hosts,
+        "podFailurePolicy": {"rules": [{"action": "FailJob"} | each for each in (evicted, named)]},
+        "template": {"spec": _pod(job, slice_)},
     }
 
 

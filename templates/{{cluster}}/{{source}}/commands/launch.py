@@ -18,7 +18,7 @@ type Target = Literal["gke", "slurm", "queued", "skypilot", "local"]
 
 def launch(
     *,
-    target: Annotated[Target, tyro.conf.Positional],
+    target: Annotated[Target, tyro.conf.Positional] = "gke",
     job: Path = Path("launch/job.toml"),
     out: Path | None = None,
     apply: bool = False,

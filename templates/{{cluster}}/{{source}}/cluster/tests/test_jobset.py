@@ -108,6 +108,12 @@ def ends(*codes: int, slice_: int = 0, evicted: bool = False) -> list[Ended]:
     return [Ended(("slice", slice_), i, code, 2.0 * i, conditions) for i, code in enumerate(codes)]
 
 
+def test_every_code_of_ours_is_in_one_group() -> None:
+    assert [*FINAL] == [1, 2, 3, 130]
+    assert {*Exit} == {Exit.DONE, Exit.PREEMPTED, *FINAL} | ({*FAULTS} & {*Exit})
+    assert not {*FAULTS} & {Exit.DONE, Exit.PREEMPTED, *FINAL}
+
+
 @pytest.mark.parametrize("code", [*FINAL, *FAULTS, Exit.PREEMPTED, 127])
 @pytest.mark.parametrize("spot", [False, True])
 def test_an_exit_code_has_one_meaning(tmp_path: Path, code: int, spot: bool) -> None:

@@ -35,7 +35,8 @@ def test_scripts_are_clean_and_render_twice_the_same(tmp_path: Path, target: str
     for script in scripts:
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)
         if shellcheck := tool("shellcheck"):
-            command = [shellcheck, "--shell=bash", "-"]
+            # SC2016: a $ in single quotes is meant.
+            command = [shellcheck, "--shell=bash", "--exclude=SC2016", "-"]
             done = subprocess.run(command, input=script, text=True, capture_output=True)
             assert done.returncode == 0, done.stdout
 
