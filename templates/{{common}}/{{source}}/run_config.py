@@ -105,6 +105,9 @@ class MeshConfig:
     data: int = setting(-1, least=-1)  # replicas; -1 = all devices that the others leave
     fsdp: int = setting(1)  # replicas that share parameters and optimizer state
     tensor: int = setting(1)  # splits the matrices of each layer, or the rows of a table
+    # What a fast network joins, as equal parts of the devices in order; -1 = as the devices say:
+    # a TPU slice, a host of GPUs. `data` runs between them first.
+    slices: int = setting(-1, least=-1)
 
 
 def due(step: int, every_steps: int) -> bool:

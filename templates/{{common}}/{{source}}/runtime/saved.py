@@ -104,4 +104,4 @@ def _checkpoints(run_dir: str | PurePath) -> Checkpoints:
 def mesh_that_fits(config: MeshConfig) -> Mesh:
     """The mesh of a run with as many replicas as the devices allow, else replicas alone."""
     fits = jax.device_count() % (config.fsdp * config.tensor) == 0
-    return make_mesh(replace(config, data=-1) if fits else MeshConfig())
+    return make_mesh(replace(config, data=-1, slices=-1) if fits else MeshConfig())

@@ -36,36 +36,53 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
             do="set --mesh.data -1 and choose --mesh.fsdp and --mesh.tensor so that their product "
             f"divides {count}; JAX_NUM_CPU_DEVICES=8 makes eight devices of a CPU",
         )
-    arranged = arrange((data, config.fsdp, config.tensor), devices)
+    arranged = arrange((data, config.fsdp, config.tensor), devices, config.slices)
     return Mesh(arranged, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
 
 
-def arrange(shape: tuple[int, int, int], devices: Sequence[Any]) -> np.ndarray:
+def arrange(shape: tuple[int, int, int], devices: Sequence[Any], slices: int = -1) -> np.ndarray:
     """Devices in the shape (data, fsdp, tensor), inner axes on the faster network.
 
     What one fast network joins has one `slice_index`: a TPU slice, a host of GPUs. Slices are cut
-    from `data` first, then from `fsdp`. Processes on CPUs have none, and come in order.
+    from `data` first, then from `fsdp`. Processes on CPUs have none, and come in order; `slices`
+    above 0 makes so many equal parts of that order instead.
     `jax.make_mesh` refuses several slices, and on v6e and v5p an axis that is a part of a physical
     one, such as 2 of a 4x4 (JAX 0.12).
     """
-    rest = len({getattr(device, "slice_index", None) for device in devices})
-    between = []
+    groups = _slices_of(devices, slices)
+    rest, between = len(groups), []
     for size in shape[:2]:
         between.append(math.gcd(size, rest))
         rest //= between[-1]
     if rest > 1:
-        slices = math.prod(between) * rest
         raise UserError(
-            got=f"mesh data={shape[0]} fsdp={shape[1]} tensor={shape[2]} over {slices} slices",
-            expected=f"data x fsdp a multiple of {slices}: no tensor axis leaves a slice",
-            do=f"lower --mesh.tensor to a divisor of {len(devices) // slices}",
+            got=f"mesh data={shape[0]} fsdp={shape[1]} tensor={shape[2]} over {len(groups)} slices",
+            expected=f"data x fsdp a multiple of {len(groups)}: no tensor axis leaves a slice",
+            do=f"lower --mesh.tensor to a divisor of {len(devices) // len(groups)}",
         )
     inside = [size // part for size, part in zip(shape, [*between, 1], strict=True)]
-    if between == [1, 1]:
-        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
-    return mesh_utils.create_hybrid_device_mesh(
-        inside, [*between, 1], devices, allow_split_physical_axes=True
-    )
+    parts = [
+        mesh_utils.create_device_mesh(inside, group, allow_split_physical_axes=True)
+        for group in groups
+    ]
+    # Axes (data, fsdp) between slices, then (data, fsdp, tensor) inside of one.
+    return np.stack(parts).reshape(*between, *inside).transpose(0, 2, 1, 3, 4).reshape(shape)
+
+
+def _slices_of(devices: Sequence[Any], slices: int) -> list[list[Any]]:
+    if slices == -1:
+        found: dict[Any, list[Any]] = {}
+        for device in devices:
+            found.setdefault(getattr(device, "slice_index", 0), []).append(device)
+        return [found[index] for index in sorted(found)]
+    if slices < 1 or len(devices) % slices:
+        raise UserError(
+            got=f"--mesh.slices {slices}",
+            expected=f"a divisor of {len(devices)}, the number of devices",
+            do="take one, or leave it out: the devices tell their slices",
+        )
+    size = len(devices) // slices
+    return [list(devices[i : i + size]) for i in range(0, len(devices), size)]
 
 
 def spec(table: Axes, *logical: str | None) -> PartitionSpec:

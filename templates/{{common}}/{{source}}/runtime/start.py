@@ -13,6 +13,7 @@ from .detect import detect
 from .host_memory import keep_freed_memory
 
 THREADS = 32  # of XLA, at least, where several processes share the CPU devices of a mesh
+ENCRYPTION = ("JAX_MTLS_CERT_FILE", "JAX_MTLS_KEY_FILE", "JAX_MTLS_CA_FILE")
 COMPILED = Path(".cache/jax")  # below the working folder; git ignores it
 
 
@@ -42,22 +43,15 @@ def start_processes() -> None:
 
 
 def _check_encryption() -> None:
+    """JAX 0.12 reads the variables of mutual TLS itself; an older one would ignore them."""
     asked = [name for name in os.environ if name.startswith("JAX_MTLS_")]
-    if asked and not hasattr(jax.config, "jax_mtls_cert_file"):
+    knows = hasattr(jax.config, "jax_mtls_cert_file")
+    if asked and not (knows and all(name in asked for name in ENCRYPTION)):
         raise UserError(
             got=f"{' '.join(sorted(asked))} with JAX {jax.__version__}",
-            expected="JAX 0.12 or newer: this one would ignore them and connect without encryption",
-            do="uv add 'jax>=0.12', or unset them",
+            expected=f"{' '.join(ENCRYPTION)}: paths of PEM files, and JAX 0.12 or newer",
+            do="set all three in every process" if knows else "uv add 'jax>=0.12', or unset them",
         )
-
-
-def _make_room_for_collectives() -> None:
-    """Give XLA more threads than cores: on a CPU, each collective that waits blocks one.
-
-    With a thread for each of two cores, two processes of two devices waited for one another in
-    three of four runs, each thread in another collective. Read when JAX makes its client.
-    """
-    os.environ.setdefault("PJRT_NPROC", str(max(os.cpu_count() or 1, THREADS)))
 
 
 def keep_compiled_programs() -> None:

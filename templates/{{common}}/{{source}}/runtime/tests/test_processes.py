@@ -5,12 +5,20 @@ import signal
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from ...errors import Exit
+from ...records import store
 from ...records.store import read_lines
+from ...run_config import MeshConfig
+from ..sharding import make_mesh
 from ..sink import read_outputs
-from .children import Child, start_two, train_sampler
+from ..start import start_processes
+from .children import Child, start_job, start_two, train_sampler
 from .workloads import CHAINS
 
 
@@ -58,3 +66,42 @@ def test_exception_in_one_ends_both(tmp_path: Path) -> None:
     assert [child.code() for child in pair] == [Exit.BUG] * 2, logs(tmp_path)
     assert time.monotonic() - began_s < 15
     assert "ended because process 1 did" in pair[0].log.read_text()
+
+
+def train_on_slices(index: int, file: Path) -> None:
+    """A fit by gradient on 12 devices, flat and as two slices, whose devices are not neighbours."""
+    start_processes()
+    losses = []
+    meshes = [make_mesh(MeshConfig(data=3, fsdp=4, slices=slices)) for slices in (1, 2)]
+    for mesh in meshes:
+        rows, parts = (NamedSharding(mesh, P(axes)) for axes in (("data", "fsdp"), "fsdp"))
+        x = np.random.default_rng(0).normal(size=(24, 8)).astype(np.float32)
+        made = {"x": (x, rows), "y": (x @ np.arange(8, dtype=np.float32), rows)}
+        made |= {"w": (np.zeros(8, np.float32), parts)}
+        a = {
+            name: jax.make_array_from_callback(value.shape, at, lambda i, value=value: value[i])
+            for name, (value, at) in made.items()
+        }
+
+        @jax.jit
+        def step(w: jax.Array, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+            loss, slope = jax.value_and_grad(lambda w: jnp.mean((x @ w - y) ** 2))(w)
+            return w - 0.1 * slope, loss
+
+        for _ in range(10):
+            a["w"], loss = step(a["w"], a["x"], a["y"])
+            losses.append(float(loss))
+    if index == 0:
+        moved = meshes[0].devices != meshes[1].devices
+        store.write_json(file, {"losses": losses, "moved": int(moved.sum())})
+
+
+def test_two_slices_over_four_processes_equal_a_flat_mesh(tmp_path: Path) -> None:
+    args = [(index, tmp_path / "losses") for index in range(4)]
+    job = start_job(train_on_slices, *args, folder=tmp_path, devices=3)
+    assert [child.code() for child in job] == [0] * 4, logs(tmp_path)
+    found = store.read_json(tmp_path / "losses")
+    assert found["moved"] > 0
+    flat, slices = np.split(np.asarray(found["losses"]), 2)
+    np.testing.assert_allclose(slices, flat, rtol=1e-5)
+    assert flat[-1] < flat[0] / 3

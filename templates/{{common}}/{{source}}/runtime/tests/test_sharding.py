@@ -81,6 +81,16 @@ def test_a_tensor_axis_does_not_leave_a_slice() -> None:
         arrange((1, 1, 8), fake_slices(2, 8))
 
 
+def test_slices_that_a_setting_makes() -> None:
+    devices = jax.devices()
+    assert arrange((2, 4, 1), devices, 1).tolist() == arrange((2, 4, 1), devices).tolist()
+    four = arrange((2, 4, 1), devices, 4)  # of two devices; fsdp runs over two of them
+    assert [device.id for device in four.flat] == [device.id for device in devices]
+    for slices in (0, 3, 16):
+        with pytest.raises(UserError, match=f"--mesh.slices {slices}\n.*divisor of 8"):
+            make_mesh(MeshConfig(slices=slices))
+
+
 TABLE: Axes = {"rows": ("data", "fsdp"), "wide": "fsdp", "whole": None}
 
 

@@ -4,6 +4,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from ...errors import UserError
+from .. import start
+from ..detect import JOB_VARIABLES
 
 CHILD = """
 from {package}.runtime.start import start
@@ -44,3 +51,16 @@ def test_a_folder_that_the_environment_names_is_taken(tmp_path: Path) -> None:
     child(tmp_path, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "other"))
     assert not (tmp_path / ".cache").exists()
     assert any((tmp_path / "other").iterdir())
+
+
+def test_encryption_by_halves_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in zip(JOB_VARIABLES, ("127.0.0.1:1", "2", "1"), strict=True):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv(start.ENCRYPTION[0], "cert.pem")
+    with pytest.raises(UserError, match=r"JAX_MTLS_KEY_FILE.*\n.*set all three"):
+        start.start_processes()
+    for name in start.ENCRYPTION:
+        monkeypatch.setenv(name, "file.pem")
+    monkeypatch.setattr(start, "jax", SimpleNamespace(config=object(), __version__="0.11.1"))
+    with pytest.raises(UserError, match=r"with JAX 0.11.1\n.*\n.*uv add"):
+        start.start_processes()
