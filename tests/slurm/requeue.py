@@ -76,6 +76,7 @@ def slurm(folder: Path) -> Iterator[None]:
     conf = folder / "slurm.conf"
     conf.write_text(CONF.format(folder=folder, nodes=nodes))
     os.environ["SLURM_CONF"] = str(conf)
+    shutil.rmtree(PROJECT / "build" / "launch", ignore_errors=True)  # jobs are counted from 1
     key = folder / "munge.key"
     key.write_bytes(secrets.token_bytes(64))
     key.chmod(0o600)
@@ -105,11 +106,19 @@ def told(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def wait_for(holds: Callable[[], bool], limit_s: float) -> None:
+def wait_for(holds: Callable[[], bool], limit_s: float, job: str = "") -> None:
+    """Ask every second; a job that has failed ends the wait at once."""
     end_s = time.monotonic() + limit_s
     while not holds():
-        assert time.monotonic() < end_s, f"not within {limit_s} s"
+        has_failed = job and state(job)["JobState"] in ("FAILED", "CANCELLED", "TIMEOUT")
+        assert time.monotonic() < end_s and not has_failed, log_of(job)[-4000:] or limit_s
         time.sleep(1)
+
+
+def log_of(job: str) -> str:
+    """What a job, or the attempts of it, have said."""
+    path = next((PROJECT / "build" / "launch").glob(f"*-{job}.log"), None)
+    return path.read_text() if path else ""
 
 
 def submit(folder: Path, name: str) -> tuple[str, Path]:
@@ -155,7 +164,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="flaxseed-slurm-") as scratch, slurm(Path(scratch)):
         folder = Path(scratch)
         job, run = submit(folder, "preempted")
-        wait_for(lambda: max(losses(run), default=0) >= PREEMPT_AFTER, 300)
+        wait_for(lambda: max(losses(run), default=0) >= PREEMPT_AFTER, 300, job)
         begun_s = time.monotonic()
         told("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--wrap=sleep 5")
         wait_for(lambda: state(job)["JobState"] == "PENDING", 120)
@@ -163,15 +172,15 @@ def main() -> int:
         gone_s = time.monotonic() - begun_s
         print(f"preempted: saved at step {saved}, back in the queue in {gone_s:.0f} s")
         assert PREEMPT_AFTER <= saved < STEPS
-        wait_for(lambda: state(job)["JobState"] == "RUNNING", 400)
+        wait_for(lambda: state(job)["JobState"] == "RUNNING", 400, job)
         print(f"running again after {time.monotonic() - begun_s:.0f} s")
-        wait_for(lambda: state(job)["JobState"] == "COMPLETED", 300)
+        wait_for(lambda: state(job)["JobState"] == "COMPLETED", 300, job)
         assert state(job)["Restarts"] == "1"
-        log = (PROJECT / "build" / "launch" / f"preempted-{job}.log").read_text()
+        log = log_of(job)
         assert "ended with 42, faults before: 0 of 10, again: yes" in log, log
         assert "ended with 0" in log, log
         other, undisturbed = submit(folder, "undisturbed")
-        wait_for(lambda: state(other)["JobState"] == "COMPLETED", 300)
+        wait_for(lambda: state(other)["JobState"] == "COMPLETED", 300, other)
         assert losses(run) == losses(undisturbed), (losses(run), losses(undisturbed))
         assert [*losses(run)] == [*range(1, STEPS + 1)]
         print(f"the loss of step {STEPS} is {losses(run)[STEPS]!r} in both runs, and all before it")
