@@ -20,7 +20,7 @@ COMMANDS = {
     "llm": ("train demo", "sample --run-dir runs/demo --chars 300"),
     "diffusion": ("train demo", "sample --run-dir runs/demo --count 100"),
     "bayes": ("fit demo", "diagnose --run-dir runs/demo"),
-    "tpu": ("train demo", "simulate --hosts 2 --devices-per-host 1 --kill 1@step100"),
+    "tpu": ("train demo", "simulate --hosts 2 --devices-per-host 1 --kill 1@step150"),
 }
 
 

@@ -15,11 +15,13 @@ OPTIONS = {
     "llm": f"--steps 3 {MINI}",
     "diffusion": "--steps 3 --sample.images 20 --eval-every-steps 0",
     "bayes": "--steps 12 --nuts.warmup 200",  # fewer draws are refused
+    "tpu": "--steps 3 --model.width 32 --data.seq-len 32",
 }
 CORE_TESTS = {
     "llm": ["test_step", "test_cli", "training/test_optim", "runtime/test_checkpoint"],
     "diffusion": ["test_step", "test_samplers", "test_trained", "images/test_sources"],
     "bayes": ["test_svi", "models/test_models", "posterior/test_table", "posterior/test_draws"],
+    "tpu": ["test_step", "cluster/test_jobset", "commands/test_launch"],
 }
 CORE_TESTS["llm"] += ["records/test_telemetry", "records/test_trackers", "records/test_report"]
 CORE_TESTS["llm"] += ["training/test_batches", "training/test_weights_file", "test_model"]

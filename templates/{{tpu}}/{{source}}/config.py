@@ -64,7 +64,10 @@ def validate(config: Config) -> Config:
 
 
 def demo() -> Config:
-    """0.8M parameters on Python's own source: two to three minutes on two CPU cores."""
+    """0.8M parameters on Python's own library: about a minute on two CPU cores.
+
+    Held-out bits per byte: 2.04, where `xz` of the same bytes makes 2.02.
+    """
     return Config(
         run=RunConfig(
             run_dir="runs/demo",
@@ -73,8 +76,11 @@ def demo() -> Config:
             eval_every_steps=200,
             save_every_steps=100,
         ),
-        optim=OptimConfig(optimizer="muon", learning_rate=1e-2, schedule="linear"),
-        data=DataConfig(batch_size=16),
+        optim=OptimConfig(
+            optimizer="muon", learning_rate=1e-2, muon_learning_rate=3e-2, schedule="linear"
+        ),
+        model=ModelConfig(compute_dtype="bfloat16"),  # as on accelerators; faster on AVX-512 too
+        data=DataConfig(seq_len=128, batch_size=16),
     )
 
 
