@@ -110,8 +110,9 @@ def wait_for(holds: Callable[[], bool], limit_s: float, job: str = "") -> None:
     """Ask every second; a job that has failed ends the wait at once."""
     end_s = time.monotonic() + limit_s
     while not holds():
-        has_failed = job and state(job)["JobState"] in ("FAILED", "CANCELLED", "TIMEOUT")
-        assert time.monotonic() < end_s and not has_failed, log_of(job)[-4000:] or limit_s
+        if job and state(job)["JobState"] in ("FAILED", "CANCELLED", "TIMEOUT"):
+            raise AssertionError(log_of(job)[-4000:])
+        assert time.monotonic() < end_s, f"not within {limit_s} s"
         time.sleep(1)
 
 
