@@ -54,6 +54,15 @@ def _check_encryption() -> None:
         )
 
 
+def _make_room_for_collectives() -> None:
+    """Give XLA more threads than cores: on a CPU, each collective that waits blocks one.
+
+    With a thread for each of two cores, two processes of two devices waited for one another in
+    three of four runs, each thread in another collective. Read when JAX makes its client.
+    """
+    os.environ.setdefault("PJRT_NPROC", str(max(os.cpu_count() or 1, THREADS)))
+
+
 def keep_compiled_programs() -> None:
     """Turn on JAX's persistent compilation cache, unless its own variables say otherwise.
 
