@@ -91,6 +91,7 @@ class Simulation:
     def run(self) -> Outcome:
         """Start it again and again until its manifest ends it."""
         outcome, counted = Outcome(0, ""), 0
+        store.remove(self._dir / "simulated")  # of an earlier simulation
         with self._screen:
             while True:
                 processes, found = self._attempt(len(outcome.attempts) + 1, counted)

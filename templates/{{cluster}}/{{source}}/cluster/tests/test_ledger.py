@@ -33,6 +33,8 @@ def test_attempts_tell_what_was_lost_and_how_they_ended() -> None:
         {"step": 18.0, "startup": 6.0, "evaluate": 1.0, "redone": 8.0, "hang": 4.0, "restart": 13.0}
     )
     assert sum(each.wall_s for each in found) == pytest.approx(50.0)
+    back = line(1050.0, 2, 20, Exit.DONE, step=18.0)  # the saves after 2 were damaged
+    assert [each.lost for each in attempts([*ROWS[:2], back])] == [8, 8, 0]
     assert attempts(ROWS[:1])[0].end == "killed, or goes on"
 
 
@@ -62,6 +64,11 @@ def test_the_plot_shows_every_second_at_its_place() -> None:
     assert begins == pytest.approx([0.0, 20.0, 35.0])
     areas = [bar.get_width() * bar.get_height() for bar in below.patches]
     assert sum(areas) == pytest.approx(50.0)
+    gaps = [(bar.get_x(), bar.get_width()) for bar in below.patches if bar.get_height() == 1]
+    assert [gap for gap in gaps if gap[1]] == [
+        pytest.approx((12.0, 8.0)),
+        pytest.approx((30.0, 5.0)),
+    ]
 
 
 def test_the_command_prints_the_sum_and_keeps_the_plot(

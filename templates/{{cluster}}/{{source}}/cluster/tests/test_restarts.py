@@ -91,6 +91,11 @@ def test_rules_are_asked_in_order_over_all_jobs_that_have_failed() -> None:
     assert verdict(targeted, first).action == "restart"
 
 
+def test_the_first_rule_that_applies_decides() -> None:
+    assert verdict(manifest(1, 2, {"action": "FailJobSet"}), ended(42, 42)).action == "restart"
+    assert verdict(manifest(1, 2, {"action": "FailJobSet"}), ended(44, 44)).action == "fail"
+
+
 def test_without_a_failure_policy_a_jobset_fails() -> None:
     assert verdict(manifest(failurePolicy=None), ended(42, 42)).action == "fail"
 

@@ -31,11 +31,15 @@ def profiler_of(folder: Path, process: int = 0, **run: int) -> Profiler:
 def test_a_request_is_taken_once_by_the_hosts_it_names(tmp_path: Path, traced: list[str]) -> None:
     (tmp_path / REQUEST).write_text('{"steps": 1}')  # of an earlier attempt
     hosts = [profiler_of(tmp_path, process) for process in range(3)]
+    hosts[0].look()
+    hosts[0].step(1)
+    assert traced == []
     (tmp_path / REQUEST).write_text('{"hosts": [0, 2], "steps": 2}')
-    for step in range(5):
+    for step in range(2, 7):
         for host in hosts:
             host.look()
             host.step(step)
+        assert ("end" in traced) == (step >= 4)
     folders = [str(tmp_path / "profile"), str(tmp_path / "profile" / "host-2")]
     assert traced == [*folders, "end", "end"]
     (tmp_path / REQUEST).write_text("{}")
