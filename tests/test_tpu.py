@@ -18,8 +18,9 @@ from link import ROOT
 from updating import PINNED
 
 pytestmark = pytest.mark.slow
-MINI = "--model.layers 1 --model.width 32 --data.seq-len 32 --data.eval-rows 8"
-SHORT = f"{MINI} --steps 12 --log-every-steps 1 --save-every-steps 3 --eval-every-steps 0"
+MINI = "--model.layers 1 --model.width 32 --model.compute-dtype float32 --data.seq-len 32"
+SHORT = f"""{MINI} --steps 12 --data.eval-rows 8 --log-every-steps 1 --save-every-steps 3
+    --eval-every-steps 0"""
 OFFLINE = "not simulat"  # tests of the layer that need no data
 ONE_HOST = "--hosts 1 --devices-per-host 1 --run-dir runs/alone"
 # What the emitted README tells its user to type -> the options that make it a matter of seconds.
@@ -74,7 +75,7 @@ def acorn(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     job = project / "launch" / "job.toml"
     text = job.read_text("utf-8")
     assert 'command = "train demo"' in text
-    job.write_text(text.replace("train demo", f"train demo {SHORT}"))
+    job.write_text(text.replace("train demo", f"train demo {' '.join(SHORT.split())}"))
     (project / "corpus").mkdir()
     for i in range(20):
         (project / "corpus" / f"{i}.txt").write_text(f"the {i}th file\n" * (60 + i))

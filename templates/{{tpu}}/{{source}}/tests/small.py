@@ -15,6 +15,7 @@ CONFIG = Config(
 )
 # Of settings that a workload of your own may not have: take them out with its own.
 MODEL = "--model.layers 2 --model.width 16 --model.heads 2 --data.seq-len 16 --data.eval-rows 5"
+MODEL += " --model.compute-dtype float32"
 JOB = f"train {MODEL} --data.batch-size 12 --data.heldout-fraction 0.2 --optim.horizon-steps 200"
 JOB += " --log-every-steps 1 --eval-every-steps 0 --trackers tensorboard"
 

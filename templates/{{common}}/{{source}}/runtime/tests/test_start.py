@@ -64,3 +64,19 @@ def test_encryption_by_halves_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(start, "jax", SimpleNamespace(config=object(), __version__="0.11.1"))
     with pytest.raises(UserError, match=r"with JAX 0.11.1\n.*\n.*uv add"):
         start.start_processes()
+
+
+def test_processes_have_threads_for_more_collectives_than_there_are_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in zip(JOB_VARIABLES, ("127.0.0.1:1", "2", "1"), strict=True):
+        monkeypatch.setenv(name, value)
+    found: list[str | None] = []
+    join = lambda place: found.append(os.environ.get("PJRT_NPROC"))  # noqa: E731
+    monkeypatch.setattr(start.distributed, "join", join)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setenv("PJRT_NPROC", "5")
+    start.start_processes()
+    monkeypatch.delenv("PJRT_NPROC")
+    start.start_processes()
+    assert found == ["5", "32"]
