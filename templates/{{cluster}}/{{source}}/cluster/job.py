@@ -86,7 +86,8 @@ class Job:
     @property
     def arguments(self) -> list[str]:
         """The words after the name of the console script."""
-        return [*self.command, *(["--run-dir", self.run_dir] if self.run_dir else [])]
+        first = ["health", "--"] if self.health_check else []
+        return [*first, *self.command, *(["--run-dir", self.run_dir] if self.run_dir else [])]
 
 
 def read_job(path: PurePath) -> Job:
@@ -154,7 +155,7 @@ def check_target(job: Job, target: str) -> None:
 def check_filled(job: Job) -> None:
     """Refuse words of the template that are still to be filled in."""
     for name, value in dataclasses.asdict(job).items():
-        if isinstance(value, str) and PLACEHOLDERS.search(value):
+        if PLACEHOLDERS.search(str(value)):
             raise _wrong("--apply", name, value, "your own instead of the words in capitals")
 
 

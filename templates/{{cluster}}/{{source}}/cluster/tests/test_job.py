@@ -22,13 +22,21 @@ def test_what_is_read(tmp_path: Path) -> None:
     assert (job.slices, job.spot, job.hosts, job.slice.chips) == (2, True, 4, 16)
     assert job.env == env
     assert job_of(tmp_path, accelerator="cpu", topology="3").hosts == 3
+    assert job_of(tmp_path, health_check=True).arguments[:3] == ["health", "--", "train"]
 
 
-def test_the_emitted_file_is_a_job_that_only_lacks_your_names() -> None:
+def test_the_emitted_file_is_a_job_that_only_lacks_your_names(tmp_path: Path) -> None:
     job = read_job(EMITTED)
     check_target(job, "gke")
     with pytest.raises(UserError, match=r"--apply: (run_dir|image)"):
         check_filled(job)
+    for value in (
+        {"command": "train --data.prepared-dir gs://BUCKET/x"},
+        {"env": {"A": "PROJECT"}},
+    ):
+        with pytest.raises(UserError, match=rf"--apply: {next(iter(value))}"):
+            check_filled(job_of(tmp_path, **value))
+    check_filled(job_of(tmp_path))
     keys = set(re.findall(r"^(?:# )?(\w+) = ", EMITTED.read_text("utf-8"), re.MULTILINE))
     assert keys - {f.name for f in fields(Job)} == {"JAX_COMPILATION_CACHE_DIR"}
 
