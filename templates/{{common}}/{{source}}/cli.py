@@ -8,6 +8,7 @@ import errno
 import functools
 import importlib
 import inspect
+import itertools
 import logging
 import os
 import pkgutil
@@ -71,9 +72,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run(argv: list[str]) -> tuple[int, str]:
-    """Exit code of a command line, and the reason of a failure, which has been printed."""
+    """Exit code of a command line, and the reason of a failure, which has been printed.
+
+    `--` stands between commands, each of which runs where the one before it has ended with 0.
+    """
     try:
-        return parse(argv)(), ""
+        words = [list(part) for is_end, part in itertools.groupby(argv, "--".__eq__) if not is_end]
+        commands = [parse(each) for each in words or [[]]]
+        return next(filter(None, (command() for command in commands)), Exit.DONE), ""
     except UserError as error:
         shown: object = error
     except KeyboardInterrupt:

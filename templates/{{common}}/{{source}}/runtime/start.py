@@ -11,6 +11,7 @@ from ..errors import UserError
 from . import distributed
 from .detect import detect
 from .host_memory import keep_freed_memory
+from .private import job
 
 THREADS = 32  # of XLA, at least, where several processes share the CPU devices of a mesh
 ENCRYPTION = ("JAX_MTLS_CERT_FILE", "JAX_MTLS_KEY_FILE", "JAX_MTLS_CA_FILE")
@@ -34,9 +35,12 @@ def start() -> None:
 
 
 def start_processes() -> None:
-    """Join the job that the environment describes; without one, stay a single process."""
+    """Join the job that the environment describes; without one, stay a single process.
+
+    Called again by the second of two commands, it does nothing.
+    """
     place = detect(os.environ)
-    if place.count > 1:
+    if place.count > 1 and job().client is None:
         _check_encryption()
         _make_room_for_collectives()
         distributed.join(place)
