@@ -38,6 +38,7 @@ RECIPES = {
     "uv run acorn preflight": MINI,
     "uv run acorn plan": "--topologies v5e:4x4 --slices 1",
     "uv run acorn launch": "gke --out build/job.yaml",
+    "uv run acorn health": "",
     "uv run acorn simulate": ONE_HOST,
     "uv run acorn goodput": "",
     "uv run acorn bench": f"{MINI} --timed-steps 2",
