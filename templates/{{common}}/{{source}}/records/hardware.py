@@ -78,6 +78,7 @@ class Chip:
     api: str = ""  # prefix of the names in the TPU API, which has no TPU7x
     api_counts: int = 1  # that such a name counts for a chip: cores on v4 and v5p
     devices: int = 1  # that JAX shows for a chip
+    fast_hosts: int = 1  # of GPUs, that one NVLink network joins: 18 in an NVL72 rack
 
 
 TPU_PAGE = "docs.cloud.google.com/tpu/docs/{}; a half of its bidirectional ICI (read 2026-08)"
@@ -107,7 +108,7 @@ CHIPS = {
     "b200": Chip("NVIDIA B200", 0, 0, {8: "a4-highgpu-8g"}, "nvidia-b200",
                  900e9, 3200e9 / 8 / 8, GPU_PAGE),
     "gb200": Chip("NVIDIA GB200", 0, 0, {4: "a4x-highgpu-4g"}, "nvidia-gb200",
-                  900e9, 1600e9 / 8 / 4, GPU_PAGE),
+                  900e9, 1600e9 / 8 / 4, GPU_PAGE, fast_hosts=18),
 }  # fmt: skip
 
 
@@ -125,6 +126,7 @@ class Slice:
     api_type: str  # in the TPU API; "" where it has none
     device_kind: str
     devices: int  # that JAX shows
+    islands: int  # that the slower network joins: 1 of TPUs, else groups of GPU nodes
     ici_bytes_per_s: float  # that one chip sends within the slice
     dcn_bytes_per_s: float  # that one chip sends to other slices
     is_tpu: bool
@@ -182,6 +184,7 @@ def slice_of(accelerator: str, topology: str) -> Slice:
         api_type=f"{chip.api}-{chips * chip.api_counts}" if chip.api else "",
         device_kind=chip.device_kind,
         devices=chips * chip.devices,
+        islands=1 if chip.dims else -(-chips // per_host // chip.fast_hosts),
         ici_bytes_per_s=chip.ici_bytes_per_s,
         dcn_bytes_per_s=chip.dcn_bytes_per_s,
         is_tpu=chip.dims > 0,

@@ -40,7 +40,7 @@ FOREIGN = {
     ),
     *("porcelain", "refs", "relative", "skip-answered", "tags", "upgrade-package", "with"),
     *("xla_dump_to", "xla_gpu_deterministic_ops"),
-    "topology",  # of `preflight`, which not every kind has
+    *("topology", "slices"),  # of `preflight`, which not every kind has
 }
 OPTION = re.compile(r"(?<![\w-])--([a-z][\w.-]*[a-z0-9])")
 
