@@ -52,6 +52,22 @@ def test_unknown_words_name_near_ones(
     assert words in " ".join(capsys.readouterr().err.split())
 
 
+def test_commands_follow_one_another_until_one_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    def command(name: str, code: int) -> None:
+        monkeypatch.setitem(COMMANDS, name, lambda: done.append(name) or code)
+
+    for name, code in (("sound", Exit.DONE), ("hung", Exit.HUNG)):
+        command(name, code)
+    monkeypatch.setattr(cli, "find_commands", lambda: COMMANDS)
+    assert cli.run(["sound", "--", "sound"]) == (Exit.DONE, "")
+    assert cli.run(["sound", "--", "hung", "--", "sound"]) == (Exit.HUNG, "")
+    assert done == ["sound", "sound", "sound", "hung"]
+    assert cli.run(["sound", "--", "sounded"])[0] == Exit.USER  # before anything has run
+    assert len(done) == 4
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_takes_its_own_defaults(name: str) -> None:
     command = COMMANDS[name]
