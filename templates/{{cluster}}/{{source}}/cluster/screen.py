@@ -44,7 +44,7 @@ class Screen:
             return
         self._next_s = time.monotonic() + EVERY_S
         table = Table("", "host", "does", "step", "last line", title=title, expand=True)
-        table.columns[-1].no_wrap = True
+        table.columns[-1].no_wrap, table.columns[-1].ratio = True, 1
         for number, name, doing, step, line in rows:
             table.add_row(str(number), name, doing, str(step), line)
         self._live.update(table, refresh=True)

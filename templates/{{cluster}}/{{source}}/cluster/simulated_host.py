@@ -2,7 +2,7 @@
 
     python -m PACKAGE.cluster.simulated_host STARTER WORDS...    # STARTER: a process id
 
-Also raises an exception in the main thread on SIGUSR2, which is how `--raise` does it. Knows
+Also raises an exception in the main thread on SIGUSR2, which is how the fault `raise` does it. Knows
 nothing of manifests. No part of a real job.
 """
 
@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def _raise(_: int, __: FrameType | None) -> None:
-    raise RuntimeError("raised by `simulate --raise`")
+    raise RuntimeError("raised by simulate")
 
 
 if __name__ == "__main__":

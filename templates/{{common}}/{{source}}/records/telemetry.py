@@ -200,8 +200,8 @@ def age_s() -> float:
 def split(attempts: list[Record]) -> list[dict[str, float]]:
     """Lines of attempts.jsonl -> for each the seconds of its parts, and of what came of it.
 
-    redone: of `step`, those of the steps that a kill lost and a later attempt did again. restart:
-    from its last line to the begin of the next one. Lines of 0.5 and before tell no begin.
+    redone: of `step` and `data_wait`, those of the steps that a kill lost and a later attempt did
+    again. restart: from its last line to the begin of the next. Lines of 0.5 tell no begin.
     """
     found: list[dict[str, float]] = []
     resumed_at = math.inf  # the earliest step that a later attempt began from
@@ -214,9 +214,11 @@ def split(attempts: list[Record]) -> list[dict[str, float]]:
             parts["restart"] = max(0.0, next_began - began - sum(row["parts_s"].values()))
         done = row["step"] - row["first_step"]
         if done and resumed_at < row["step"]:
-            redone_s = row["parts_s"].get("step", 0.0) * min(1.0, (row["step"] - resumed_at) / done)
-            parts["step"] -= redone_s
-            parts["redone"] += redone_s
+            share = min(1.0, (row["step"] - resumed_at) / done)
+            for part in ("step", "data_wait"):
+                redone_s = share * row["parts_s"].get(part, 0.0)
+                parts[part] -= redone_s
+                parts["redone"] += redone_s
         resumed_at, next_began = min(resumed_at, row["first_step"]), began
         found.append({part: seconds for part, seconds in parts.items() if seconds})
     return found[::-1]

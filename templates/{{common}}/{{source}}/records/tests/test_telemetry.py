@@ -219,7 +219,9 @@ def test_goodput_counts_every_attempt_and_the_steps_done_twice(tmp_path):
         clock.save(path, first)
         for step in range(first + 1, last + 1):
             with clock.measure("step"):
-                ticks.s += 1.0
+                ticks.s += 0.75
+            with clock.measure("data_wait"):
+                ticks.s += 0.25
             clock.save(path, step)  # rewrites the line: longer and longer, never a second one
         # As release 0.1.0, which wrote in place, could leave it.
         path.write_bytes(path.read_bytes() + b'{"first_step": 0, "st')
@@ -227,8 +229,9 @@ def test_goodput_counts_every_attempt_and_the_steps_done_twice(tmp_path):
     assert [(row["first_step"], row["step"]) for row in attempts] == [(0, 10), (4, 8)]
     found = goodput(attempts)
     # 10 + 4 steps of a second each, of which 6 of the first attempt were done again.
-    assert found["spent"] == pytest.approx({"startup_s": 6.0, "step_s": 8.0, "redone_s": 6.0})
-    assert found["goodput"] == pytest.approx(8 / 20)
+    spent = {"startup_s": 6.0, "step_s": 6.0, "data_wait_s": 2.0, "redone_s": 6.0}
+    assert found["spent"] == pytest.approx(spent)
+    assert found["goodput"] == pytest.approx(6 / 20)
     assert (found["wall_s"], found["attempts"]) == (pytest.approx(20.0), 2)
 
 
