@@ -92,6 +92,8 @@ def _arguments(words: list[str], run_dir: Path) -> list[str]:
     kept = list(words)
     if "--run-dir" in kept:
         del kept[(at := kept.index("--run-dir")) : at + 2]
+    elif "train" not in kept:  # another command, which has no run
+        return kept
     return [*kept, "--run-dir", str(run_dir)]
 
 

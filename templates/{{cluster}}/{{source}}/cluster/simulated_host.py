@@ -2,8 +2,8 @@
 
     python -m PACKAGE.cluster.simulated_host STARTER WORDS...    # STARTER: a process id
 
-Also raises an exception in the main thread on SIGUSR2, which is how the fault `raise` does it. Knows
-nothing of manifests. No part of a real job.
+Also raises an exception in the main thread on SIGUSR2, which is how the fault `raise` does it.
+Knows nothing of manifests. No part of a real job.
 """
 
 import contextlib
