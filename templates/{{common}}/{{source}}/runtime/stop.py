@@ -6,6 +6,7 @@ Saves nothing: the loop does. Where nothing is left to save, `distributed` ends 
 import ctypes
 import itertools
 import logging
+import math
 import os
 import signal
 import sys
@@ -24,7 +25,7 @@ from ..errors import Exit
 log = logging.getLogger(__name__)
 
 REPEAT_S = 2.0  # a launcher such as `uv run` forwards the signal that the terminal sends us too
-BEATS = 1000  # of one call of work at which it may be stopped
+BEATS = 20_000  # of one call of work at which it may be stopped; the rest are polled in 0.03 s
 to_save = threading.Event()
 """Set while there may be steps that no checkpoint holds."""
 _polls = itertools.count(1)  # JAX decides for one of these numbers: no process may skip one
@@ -67,7 +68,8 @@ class StopRequest:
         A stop leaves it at a beat. Processes should beat at the same points of it; where they do
         not, they agree again after it.
         """
-        left = BEATS
+        several = jax.process_count() > 1
+        left: float = BEATS if several else math.inf
 
         def beat_and_poll() -> None:
             nonlocal left
@@ -81,9 +83,8 @@ class StopRequest:
             made = work(beat_and_poll)
         except Stopped:
             return None
-        if jax.process_count() > 1:
-            while left and self.decide(step) is None:
-                left -= 1
+        while several and left and self.decide(step) is None:
+            left -= 1
         return made if self.code is None else None
 
     @contextmanager

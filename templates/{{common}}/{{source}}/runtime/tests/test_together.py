@@ -1,6 +1,7 @@
 """Processes of a job that disagree, that do not come, or that are asked to stop in the middle."""
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -17,9 +18,10 @@ import pytest
 from ... import cli
 from ...errors import Exit, UserError
 from ...records.store import read_lines
-from .. import agree, distributed, hosts, loop
+from .. import agree, distributed, hosts, loop, stop
 from ..sharding import make_mesh
 from ..start import start_processes
+from ..stop import StopRequest
 from .children import Child, start_job
 from .workloads import config_of, sampler
 
@@ -64,7 +66,7 @@ def prepare(index: int, seconds: float, folder: Path) -> None:
         distributed.barrier("prepared")
         return Exit.DONE
 
-    distributed.REPORT_S, distributed.BARRIER_MS = 0.5, 3000
+    distributed.REPORT_S, distributed.BARRIER_MS = 0.5, 2000
     as_command(run)
 
 
@@ -86,7 +88,7 @@ def test_a_stop_before_the_first_step_ends_all_at_once(tmp_path: Path) -> None:
 
 def join_alone() -> None:
     os.environ["JAX_NUM_PROCESSES"] = "2"
-    distributed.START_S, distributed.REPORT_S = 3, 0.5
+    distributed.START_S, distributed.REPORT_S = 2, 0.5
     as_command(lambda: Exit.DONE)
 
 
@@ -139,6 +141,29 @@ def test_a_stop_does_not_wait_for_an_evaluation(tmp_path: Path) -> None:
     manifest = json.loads((saved / "manifest.json").read_text())
     assert manifest["owed"]["evaluate"]
     assert [record["step"] for record in read_lines(run_dir / "metrics.jsonl")] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("count", [0, 3, 10, 15])
+def test_processes_agree_again_after_unequal_beats(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    polled: list[int] = []
+    monkeypatch.setattr(stop, "BEATS", 10)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    reached = SimpleNamespace(reached_preemption_sync_point=lambda id: polled.append(id))
+    monkeypatch.setattr(stop, "multihost_utils", reached)
+    monkeypatch.setattr(stop, "_polls", itertools.count(1))
+    request, beats = StopRequest(), []
+
+    def work(beat: Callable[[], None]) -> str:
+        for _ in range(count):
+            beat()
+        return "done"
+
+    assert request.unless_stopped(work, 1, lambda: beats.append(1)) == "done"
+    request.decide(2)
+    assert polled == [*range(1, 12)]  # JAX decides for one number, and skips none
+    assert len(beats) == count
 
 
 def stall(index: int, run_dir: Path) -> None:
