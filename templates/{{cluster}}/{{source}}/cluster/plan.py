@@ -164,10 +164,11 @@ def gradient_bytes(state: State, found: Slice, slices: int) -> float:
     """What a device sends at least to other slices in a step, if they share the gradient alone.
 
     An all-reduce of n bytes over s slices sends 2 (s - 1) / s n from each (Patarasu and Yuan, 2009,
-    doi 10.1016/j.jpdc.2008.09.002), at best spread evenly over the devices of a slice.
+    doi 10.1016/j.jpdc.2008.09.002), at best spread evenly over the devices of a slice. XLA may send
+    it as bfloat16, before it is converted to the type of the parameters.
     """
     islands = found.islands * slices
-    gradient = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.get("params", {})))
+    gradient = sum(2 * x.size for x in jax.tree.leaves(state.get("params", {})))
     return 2 * (islands - 1) / islands * gradient / (found.devices / found.islands)
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -37,6 +38,23 @@ def test_rows_and_refusals_as_json(capsys: pytest.CaptureFixture[str]) -> None:
         assert all(math.isfinite(v) for v in row.values() if isinstance(v, float))
     assert "a product of 4" in shown["refused"]["v5e:2x2"]
     assert "to do:" in shown["refused"]["v5e:2x2"]
+
+
+@pytest.mark.skipif(not find_spec("libtpu"), reason="libtpu is missing: uv sync --extra tpu")
+def test_the_real_step_is_compiled_for_two_slices(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = {"config": CONFIG, "topologies": ("v6e:2x2",), "slices": (2,), "json": True}
+    assert plan(**asked) == plan(**asked, compile=True) == Exit.DONE
+    shown, decoder = capsys.readouterr().out, json.JSONDecoder()
+    estimate, end = decoder.raw_decode(shown)
+    compiled, _ = decoder.raw_decode(shown[end:].lstrip())
+    (least,), (real,) = estimate["rows"], compiled["rows"]
+    assert (least["source"], least["fits"]) == ("estimate", None)
+    assert (real["source"], real["fits"]) == ("compiled", True)
+    assert real["needed_bytes"] > least["needed_bytes"] > 0
+    for name, seconds in least["bounds_s"].items():
+        assert real["bounds_s"][name] >= seconds > 0
+    assert real["bounds_s"]["ICI"] > 0
+    assert real["checkpoint_bytes_per_host"] == least["checkpoint_bytes_per_host"]
 
 
 def test_the_table_says_what_is_an_estimate(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -63,7 +64,7 @@ def test_the_command_says_what_fits_and_what_to_change(
     monkeypatch.setattr(cost, "memory_limit", lambda device: 1e4)
     assert preflight(config=CONFIG) == Exit.USER
     shown = capsys.readouterr().out
-    assert "does not fit" in shown
+    assert "does not fit: a device needs " in shown
     assert "--mesh.fsdp 8" in shown
     assert "--model.remat dots" in shown
     assert "micro-batches" not in shown  # there is one row a device
@@ -100,9 +101,10 @@ def test_a_tpu_without_a_tpu(
 ) -> None:
     for name in ("TPU_SKIP_MDS_QUERY", "ALLOW_MULTIPLE_LIBTPU_LOAD"):
         monkeypatch.setenv(name, "1")
-    assert (
-        preflight(config=replace(CONFIG, mesh=MeshConfig(fsdp=2)), topology="v5e:2x2") == Exit.DONE
-    )
-    assert "4 x TPU v5 lite (v5e:2x2)" in capsys.readouterr().out
+    config = replace(CONFIG, mesh=MeshConfig(fsdp=2))
+    assert preflight(config=config, topology="v5e:2x2", slices=2) == Exit.DONE
+    shown = capsys.readouterr().out
+    assert "8 x TPU v5 lite (2 slices of v5e:2x2)" in shown
+    assert re.search(r"between slices .*all-reduce; a device sends [\d.]+ kB a step", shown)
     with pytest.raises(UserError, match="'3x3' of v5e"):
         cost.find_devices("v5e:3x3")
