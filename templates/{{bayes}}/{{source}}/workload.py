@@ -27,7 +27,8 @@ from .records import mirror, store
 from .records.provenance import sources, versions
 from .run_config import to_dict
 from .runtime.agree import from_first
-from .runtime.distributed import barrier, unique
+from .runtime.distributed import unique
+from .runtime.sink import gather_outputs
 from .sites import axes_of
 
 log = logging.getLogger(__name__)
@@ -111,8 +112,7 @@ def _make_keeping(
             made.append(step)
         draws.write(step)
         draws.durable()
-        barrier("draws")
-        return draws.folder, count
+        return gather_outputs(config.run.run_dir), count
 
     return sink, kept_draws
 
