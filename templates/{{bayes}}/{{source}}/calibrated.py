@@ -27,9 +27,10 @@ from .config import Config
 from .contract import Artifact, Beat, Section, State, Workload
 from .errors import UserError
 from .nuts import make_sampler
+from .posterior.draws import gather_outputs
 from .posterior.page import to_image
 from .records import mirror
-from .runtime.sink import NpzFiles, gather_outputs, read_outputs
+from .runtime.sink import NpzFiles, read_outputs
 from .svi import make_fit
 from .workload import begun_with, code_sha256, read_data
 

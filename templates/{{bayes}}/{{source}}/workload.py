@@ -21,14 +21,13 @@ from .fit_nuts import nuts_method
 from .fit_svi import svi_method
 from .method import Method
 from .posterior.diagnosis import MOST_RHAT, Verdict, agreement, judge
-from .posterior.draws import DrawStore, Layout, lay_out, read_draws
+from .posterior.draws import DrawStore, Layout, gather_outputs, lay_out, read_draws
 from .posterior.table import Prepared, prepare, read_table
 from .records import mirror, store
 from .records.provenance import sources, versions
 from .run_config import to_dict
 from .runtime.agree import from_first
 from .runtime.distributed import unique
-from .runtime.sink import gather_outputs
 from .sites import axes_of
 
 log = logging.getLogger(__name__)

@@ -19,8 +19,6 @@ import numpy as np
 
 from ..contract import Outputs
 from ..records import store
-from ..records.mirror import Mirror
-from .distributed import barrier
 
 FILE = re.compile(r"(\d{8,})-\d+\.npz(\.(\w+\.)?part)?")  # a part too, of a write that was killed
 BLOCK_BYTES = 1 << 28  # of outputs that are collected before a file is written between two saves
@@ -96,17 +94,6 @@ class NpzFiles:
             store.write(path, partial(_save, {"step": np.array(steps)} | arrays))
             with self._lock:
                 self._waiting.pop(0)
-
-
-def gather_outputs(run_dir: str) -> Path:
-    """DIR/outputs, where process 0 finds what all have written, in a bucket too. Call it in all."""
-    copy = Mirror(run_dir, process=jax.process_index())
-    if jax.process_count() > 1:
-        copy.send("outputs/")
-        barrier("outputs")
-        if jax.process_index() == 0:
-            copy.fetch("outputs/")
-    return copy.local / "outputs"
 
 
 def read_outputs(folder: Path) -> dict[str, np.ndarray]:
