@@ -3,6 +3,8 @@ UV := sh hooks/uv.sh
 # Copier alone, so that the demo does not wait for Sphinx and mypy to be installed.
 GROW := run --quiet --no-default-groups --group grow python
 KIND ?= llm
+# An image may forbid it; then each of many processes compiles all that it imports, for seconds.
+unexport PYTHONDONTWRITEBYTECODE
 LONG := tests/test_project.py tests/test_diffusion.py tests/test_bayes.py tests/test_tpu.py tests/test_versions.py tests/test_changes.py tests/test_buckets.py tests/test_update.py
 OTHERS := $(filter-out $(LONG), $(wildcard tests/test_*.py))
 

@@ -27,9 +27,9 @@ from .config import Config
 from .contract import Artifact, Beat, Section, State, Workload
 from .errors import UserError
 from .nuts import make_sampler
+from .posterior.draws import gather_outputs
 from .posterior.page import to_image
 from .records import mirror
-from .runtime.distributed import barrier
 from .runtime.sink import NpzFiles, read_outputs
 from .svi import make_fit
 from .workload import begun_with, code_sha256, read_data
@@ -90,7 +90,7 @@ def make_calibration(fitted: Config, config: Config, mesh: Mesh) -> Workload:
         files = sink(_outputs(config))
         files.write(int(state["step"]))
         files.durable()
-        barrier("ranks")
+        gather_outputs(config.run.run_dir)
         return read_calibration(config)
 
     def finish(state: State, beat: Beat) -> tuple[dict[str, Any], dict[str, Section]]:

@@ -52,7 +52,7 @@ def nuts_method(
         rate=("draws", chains * n.chunk),
         means=("accept", "leapfrogs"),
         nonfinite="stop",  # without its draws the chain would be another one
-        shown=("rhat", "min_ess", "divergences"),
+        shown=("step_size", "rhat", "min_ess_per_s", "divergences"),
         identity={
             "nuts.chains": chains,
             "nuts.layout": "vmap" if sampler.together else "map",

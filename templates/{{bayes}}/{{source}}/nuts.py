@@ -119,6 +119,7 @@ def sample_step(sampler: Sampler, state: State, columns: Columns) -> tuple[State
     metrics = {
         "rhat": rhat,
         "min_ess": ess,
+        "min_ess_per_draw": ess / ((chunks + 1) * sampler.config.chunk * sampler.chains),
         "divergences": running["divergences"].sum().astype(jnp.float32),
         "step_size": chain["adapt_state.step_size"].mean(),
         "leapfrogs": chunk["leapfrogs"].mean(),

@@ -15,6 +15,8 @@ from numpyro import handlers
 
 from .errors import UserError
 
+SEEN_ROWS = 1000
+
 type Columns = Mapping[str, Array | np.ndarray]
 
 
@@ -61,16 +63,43 @@ def latent(sites: Mapping[str, Any]) -> list[Any]:
     return [s for s in sites.values() if s["type"] == "sample" and not s["is_observed"]]
 
 
-def bound_to_rows(sites: Mapping[str, Any]) -> list[str]:
+def bound_to_rows(
+    model: Callable[..., None], columns: Columns, sizes: Mapping[str, int]
+) -> list[str]:
     """Why a part of the rows, scaled up, does not stand for all of them; nothing where it does."""
     found = []
-    for name, site in sites.items():
+    for name, site in sites_of(model, columns, sizes).items():
         if site["type"] == "sample":
             in_row = any(frame.name == "row" for frame in site["cond_indep_stack"])
             if site["is_observed"] and not in_row:
                 found.append(f"{name} is observed outside of the plate row")
             if in_row and not site["is_observed"]:
                 found.append(f"{name} is sampled for each row")
+    return found or _across_rows(model, columns, sizes)
+
+
+def _across_rows(
+    model: Callable[..., None], columns: Columns, sizes: Mapping[str, int]
+) -> list[str]:
+    """Sites whose density of a row changes where half of the rows are left out.
+
+    A model that takes, say, the mean of a column does so. Seen at one draw from the priors.
+    """
+    rows, densities = min(sizes["row"], SEEN_ROWS), []
+    for count in (rows, -(-rows // 2)):  # one row alone is its own half
+        few = {name: jnp.asarray(column[:count]) for name, column in columns.items()}
+        seeded = handlers.seed(partial(model, sizes={**sizes, "row": count}), jax.random.key(0))
+        try:
+            sites = handlers.trace(seeded).get_trace(**few).items()
+            sampled = [(name, site) for name, site in sites if site["type"] == "sample"]
+            densities.append({name: site["fn"].log_prob(site["value"]) for name, site in sampled})
+        except (TypeError, ValueError) as error:
+            return [f"the model fails on {count} rows: {str(error).splitlines()[0]}"]
+    found = []
+    for name, half in densities[1].items():
+        same = densities[0][name][tuple(slice(size) for size in half.shape)]
+        if not np.allclose(same, half, rtol=1e-3, atol=1e-3, equal_nan=True):
+            found.append(f"the density of {name} in a row depends on other rows")
     return found
 
 

@@ -95,8 +95,7 @@ def make_fit(
     mesh: Mesh,
 ) -> Fit:
     """Build the static parts. Minibatches of a model whose rows cannot be split are refused."""
-    sites = sites_of(model, columns, sizes)
-    bound = bound_to_rows(sites)
+    sites, bound = sites_of(model, columns, sizes), bound_to_rows(model, columns, sizes)
     if bound and 0 < config.batch_rows < sizes["row"]:
         raise UserError(
             got=f"--svi.batch-rows {config.batch_rows}, where {', '.join(bound)}",

@@ -21,13 +21,13 @@ from .fit_nuts import nuts_method
 from .fit_svi import svi_method
 from .method import Method
 from .posterior.diagnosis import MOST_RHAT, Verdict, agreement, judge
-from .posterior.draws import DrawStore, Layout, lay_out, read_draws
+from .posterior.draws import DrawStore, Layout, gather_outputs, lay_out, read_draws
 from .posterior.table import Prepared, prepare, read_table
 from .records import mirror, store
 from .records.provenance import sources, versions
 from .run_config import to_dict
 from .runtime.agree import from_first
-from .runtime.distributed import barrier, unique
+from .runtime.distributed import unique
 from .sites import axes_of
 
 log = logging.getLogger(__name__)
@@ -111,8 +111,7 @@ def _make_keeping(
             made.append(step)
         draws.write(step)
         draws.durable()
-        barrier("draws")
-        return draws.folder, count
+        return gather_outputs(config.run.run_dir), count
 
     return sink, kept_draws
 

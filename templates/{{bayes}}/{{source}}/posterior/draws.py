@@ -22,6 +22,8 @@ import zarr
 
 from ..contract import Outputs
 from ..records import store
+from ..records.mirror import Mirror
+from ..runtime.distributed import barrier
 
 BLOCK_BYTES = 1 << 28  # of draws that wait for the disk; then the run waits too
 MARK = "sample_stats/lp"  # finite where a draw is there
@@ -161,6 +163,17 @@ def _name_axes(group: Any, coords: dict[str, list[Any]]) -> None:
         if texts:
             data = data.astype(np.dtypes.StringDType())
         group.create_array(name, data=data, dimension_names=(name,), overwrite=True)
+
+
+def gather_outputs(run_dir: str) -> Path:
+    """DIR/outputs, where process 0 finds what all have written, in a bucket too. Call it in all."""
+    copy = Mirror(run_dir, process=jax.process_index())
+    if jax.process_count() > 1:
+        copy.send("outputs/")
+        barrier("outputs")
+        if jax.process_index() == 0:
+            copy.fetch("outputs/")
+    return copy.local / "outputs"
 
 
 def read_draws(folder: Path) -> Any:

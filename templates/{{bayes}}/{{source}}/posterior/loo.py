@@ -2,7 +2,9 @@
 
 PSIS-LOO: Vehtari, Gelman and Gabry (2017), Practical Bayesian model evaluation using leave-one-out
 cross-validation and WAIC, which it has replaced: it says of each row whether it may be trusted.
-Stacking: Yao et al. (2018), Using stacking to average Bayesian predictive distributions.
+Stacking: Yao et al. (2018), Using stacking to average Bayesian predictive distributions. Draws of a
+guide carry their weights, log p(x, z) - log q(z), into it: Magnusson et al. (2019), Bayesian
+leave-one-out cross-validation for large data.
 """
 
 import copy
@@ -24,7 +26,11 @@ def leave_one_out(tree: Any) -> Any:
     """ArviZ's ELPDData of a fit with its log likelihood, row by row."""
     with warnings.catch_warnings():  # of k-hats, which `bad_rows` lists
         warnings.simplefilter("ignore")
-        return arviz_stats.loo(_same_draws(tree, "log_likelihood"), pointwise=True)
+        both = _same_draws(tree, "log_likelihood")
+        weights = _guide_weights(tree, both)
+        if weights is None:
+            return arviz_stats.loo(both, pointwise=True)
+        return arviz_stats.loo_approximate_posterior(both, weights, 0 * weights, pointwise=True)
 
 
 def bad_rows(score: Any) -> Int[np.ndarray, " row"]:
@@ -59,7 +65,16 @@ def pit(tree: Any) -> Float[np.ndarray, " row"]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         both = _same_draws(tree, "log_likelihood", "posterior_predictive", "observed_data")
-        (values,) = arviz_stats.loo_pit(both).data_vars.values()
+        weights, of_rows = _guide_weights(tree, both), {}
+        if weights is not None:
+            # ArviZ smooths the reciprocals of densities.
+            density = both["log_likelihood"].to_dataset() - weights
+            found = {n: x.azstats.psislw(dim=["chain", "draw"]) for n, x in density.items()}
+            of_rows = {
+                key: xarray.Dataset({name: each[place] for name, each in found.items()})
+                for place, key in enumerate(("log_weights", "pareto_k"))
+            }
+        (values,) = arviz_stats.loo_pit(both, **of_rows).data_vars.values()
     return values.values[:: -(-values.size // MOST_PITS)]
 
 
@@ -71,6 +86,15 @@ def pit_curve(pits: Float[np.ndarray, " row"]) -> tuple[np.ndarray, ...]:
     """
     at, curve, lower, upper = ecdf_pit(pits, COVERED, 1000)
     return at, curve - at, lower - at, upper - at
+
+
+def _guide_weights(tree: Any, both: Any) -> xarray.DataArray | None:
+    """Log weights of the draws of a guide, up to a constant; None for draws of the posterior."""
+    stats = tree["sample_stats"].to_dataset() if "sample_stats" in tree else {}
+    if "log_weight" not in stats:
+        return None
+    weights = stats["log_weight"].sel(draw=both["posterior"]["draw"])
+    return weights - weights.max()
 
 
 def _same_draws(tree: Any, *groups: str) -> xarray.DataTree:

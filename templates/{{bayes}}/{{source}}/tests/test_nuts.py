@@ -231,6 +231,7 @@ def test_running_figures_are_those_of_the_draws() -> None:
     assert metrics[-1]["rhat"] == pytest.approx(np.sqrt(variance / within).max(), rel=1e-3)
     ess = (chains * draws * variance / (50 * means.var(0, ddof=1))).min()
     assert metrics[-1]["min_ess"] == pytest.approx(ess, rel=2e-2)
+    assert metrics[-1]["min_ess_per_draw"] == pytest.approx(ess / (chains * draws), rel=2e-2)
 
 
 def test_chains_that_stand_still_do_not_agree() -> None:

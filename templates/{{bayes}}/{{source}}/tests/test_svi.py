@@ -231,7 +231,22 @@ def test_rows_that_do_not_stand_for_others_are_not_split() -> None:
         mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
         numpyro.sample("sum", dist.Normal(mu, 1.0), obs=y.sum())
 
-    for model, words in ((each, "effect is sampled for each row"), (sums, "sum is observed")):
+    def centred(y, sizes):
+        scale = numpyro.sample("scale", dist.HalfNormal(1.0))
+        with numpyro.plate("row", sizes["row"]):
+            numpyro.sample("y", dist.Normal(0.0, scale), obs=y - y.mean())
+
+    def around(y, sizes):
+        mu = numpyro.sample("mu", dist.Normal(y.mean(), 1.0))
+        with numpyro.plate("row", sizes["row"]):
+            numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+    for model, words in (
+        (each, "effect is sampled for each row"),
+        (sums, "sum is observed"),
+        (centred, "density of y in a row depends on other rows"),
+        (around, "density of y in a row depends on other rows"),
+    ):
         with pytest.raises(UserError, match=words):
             fit_of(model, {"y": Y}, batch_rows=5)
         fit = fit_of(model, {"y": Y}, devices=2, batch_rows=ROWS)

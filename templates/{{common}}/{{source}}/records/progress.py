@@ -115,9 +115,12 @@ def show(name: str, value: Any) -> str:
 def _words(record: Record, also: Sequence[str] = ()) -> dict[str, str]:
     plain = [k for k in record if not k.startswith(("step", "heldout_")) and not UNITS.search(k)]
     heldout = [k for k in record if k.startswith("heldout_")]
-    rates, named = [k for k in record if k.endswith("_per_s")], [k for k in also if k in record]
-    words = {k: f"{label(k)} {show(k, record[k])}" for k in (*plain[:1], *named, *heldout[:1])}
-    return words | {k: show(k, record[k]) for k in rates[:1]}
+    rates = [k for k in record if k.endswith("_per_s")]
+    said = [k for k in (*(also or plain[:1]), *heldout[:1], *rates[:1]) if k in record]
+    # A rate has its name as its unit.
+    return {
+        k: show(k, record[k]) if k in rates else f"{label(k)} {show(k, record[k])}" for k in said
+    }
 
 
 def _short(value: float, gap: str = "") -> str:

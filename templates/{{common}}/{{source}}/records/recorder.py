@@ -90,6 +90,11 @@ class Recorder:
             step_s = (now_s - busy_s) / (step - since)
             name, units = self._workload.rate
             record |= {f"{name}_per_s": units / step_s, "step_ms": 1e3 * step_s}
+            each = f"_per_{name.removesuffix('s')}"  # such as effective draws for each draw
+            of_units = [metric for metric in values if metric.endswith(each)]
+            record |= {
+                f"{m.removesuffix(each)}_per_s": values[m] * units / step_s for m in of_units
+            }
             if (share := self._mfu(step_s)[0]) is not None:
                 record["mfu"] = share
         self._window = (step, now_s)

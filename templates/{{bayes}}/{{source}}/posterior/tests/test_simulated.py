@@ -11,6 +11,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 import xarray
+from scipy.stats import multivariate_normal
 
 from .. import simulated
 from ..loo import bad_rows, leave_one_out, pit, pit_curve, ranked, with_exact
@@ -184,6 +185,31 @@ def test_weights(right: xarray.DataTree) -> None:
     error = np.sqrt(ROWS * difference.var())
     assert found["worse"]["dse"] == pytest.approx(error, rel=0.02)
     assert found["one"]["elpd_diff"] == found["same"]["elpd_diff"] == 0
+
+
+def test_draws_of_a_guide_are_weighted(right: xarray.DataTree) -> None:
+    mean, covariance = posterior_of(DESIGN, Y, NOISE)
+    guide = mean + 0.5 * np.sqrt(np.diag(covariance)), 1.3 * covariance
+    slope = np.random.default_rng(3).multivariate_normal(*guide, (1, 4000))
+    exact, drawn = multivariate_normal(mean, covariance), multivariate_normal(*guide)
+    weights = 7 + exact.logpdf(slope) - drawn.logpdf(slope)  # the evidence is unknown
+    draws = xarray.Dataset(
+        {
+            "slope": (("chain", "draw", "predictor"), slope.astype(np.float32)),
+            "mean": (("chain", "draw", "row"), (slope @ DESIGN.T).astype(np.float32)),
+        },
+        {"chain": range(1), "draw": range(4000)},
+    )
+    groups = {**simulate(module_of(linear), PREPARED, draws, 0), "posterior": draws}
+    stats = xarray.Dataset({"log_weight": (("chain", "draw"), weights.reshape(1, -1))})
+    unweighted = xarray.DataTree.from_dict(groups)
+    weighted = xarray.DataTree.from_dict(
+        groups | {"sample_stats": stats.assign_coords(draws.coords)}
+    )
+    wanted, pits = leave_one_out(right).elpd_i.values, pit(right)
+    assert abs(leave_one_out(weighted).elpd_i.values - wanted).max() < 0.05
+    assert abs(leave_one_out(unweighted).elpd_i.values - wanted).max() > 0.2
+    assert abs(pit(weighted) - pits).max() < 0.04 < abs(pit(unweighted) - pits).max()
 
 
 @pytest.mark.parametrize(("noise", "is_right"), [(NOISE, True), (0.3, False), (2.5, False)])

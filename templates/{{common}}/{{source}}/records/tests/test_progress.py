@@ -103,10 +103,11 @@ def test_bar_keeps_the_last_heldout_value_in_sight():
 
 def test_bar_shows_what_the_workload_names():
     out = io.StringIO()
-    bar = ProgressBar(50, Console(file=out, width=140), also=("rhat", "absent", "divergences"))
-    bar({"step": 10, "accept": 0.9, "leapfrogs": 7.0, "divergences": 2.0, "rhat": 1.02})
+    bar = ProgressBar(50, Console(file=out, width=140), also=("rhat", "absent", "ess_per_s", "bad"))
+    record = {"step": 10, "accept": 0.9, "bad": 2.0, "rhat": 1.02}
+    bar(record | {"draws_per_s": 4100.0, "ess_per_s": 1234.0})
     bar.close()
-    assert "step 10/50  accept 0.9  rhat 1.02  divergences 2" in out.getvalue()
+    assert "step 10/50  rhat 1.02  1.23k ess/s  bad 2  4.1k draws/s\n" in out.getvalue()
 
 
 def test_bar_fits_into_eighty_characters():

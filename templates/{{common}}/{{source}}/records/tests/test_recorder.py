@@ -52,6 +52,16 @@ def values_of(step: int) -> dict[str, float]:
     return {"loss": loss, "accuracy": math.sqrt(step), "rate": 0.1 * step}
 
 
+def test_what_a_unit_brings_has_a_rate_too(tmp_path):
+    workload = replace(WORKLOAD, rate=("draws", 400), means=())
+    recorder = recorder_of(tmp_path, workload=workload)
+    recorder.step(1, {"ess_per_draw": 0.25}, force=True)
+    recorder.close(Exit.DONE)
+    (record,) = store.read_lines(tmp_path / "metrics.jsonl")
+    assert record["draws_per_s"] == pytest.approx(4e5 / record["step_ms"])
+    assert record["ess_per_s"] == pytest.approx(record["draws_per_s"] / 4)
+
+
 def run(folder, first, last, sums=None) -> dict:
     recorder = recorder_of(folder, first, replace(WORKLOAD, means=("loss", "accuracy", "absent")))
     recorder.sums = sums or recorder.sums

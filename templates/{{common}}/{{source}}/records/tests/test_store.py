@@ -83,7 +83,7 @@ def test_a_lock_says_who_holds_it_and_is_free_when_that_one_is_killed(tmp_path):
                 pass
         with store.locked(path, lambda holder_says: holder.kill()):
             assert holder.wait() < 0
-            assert b"process 7" not in store.read(path)
+            assert b"process 7 on another" not in store.read(path)
             with pytest.raises(RefusedError, match=r"process \d+ on ."), store.locked(path, refuse):
                 pass
     with pytest.raises(RefusedError), store.locked(path, refuse):
