@@ -81,7 +81,7 @@ ROWS = [
     Row("SIGSTOP one", "hang", 1, (LOST, (KILLED,)), COUNTED, 2 * EVERY, 65),
     Row("sleep in one", "sleep", 1, (LOST, LOST), COUNTED, 2 * EVERY, 45),
     Row("exception in one", "raise", 1, ((1,), (1,)), FAILED, 2 * EVERY, 15),
-    Row("disk full on one", "full", 1, ((2,), (2,)), FAILED, 5 * EVERY, 30),
+    Row("disk full on one", "full", 1, ((2,), (2,)), FAILED, STEPS, 30),  # it warns, and goes on
     Row(
         *("torn newest checkpoint", "kill", 1, (LOST, (KILLED,)), COUNTED, 3 * EVERY, 45),
         damage_newest,

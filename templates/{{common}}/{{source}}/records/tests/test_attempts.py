@@ -1,5 +1,6 @@
 """attempts.jsonl: the parts of each attempt, and of all, add up to the wall time."""
 
+import os
 import random
 from pathlib import Path
 
