@@ -230,7 +230,8 @@ def test_the_file_map_names_every_module(grown: tuple[Path, Answers]) -> None:
         room = re.match(r"`(\w+/)`", first)  # its files are in the second cell
         files = re.findall(r"`(\w+\.py)`", second if room else first)
         named += [(room[1] if room else "") + name for name in files]
-        alike += [room[1]] * (room is not None and not files)  # of which a user adds files
+        if room and not files:  # a user adds files to it
+            alike.append(room[1])
     package = project / "src" / answers["package"]
     modules = {file.relative_to(package).as_posix() for file in package.rglob("*.py")}
     unnamed = re.compile(r"(.*/)?tests/.*|(.*/)?__(init|main)__\.py|conftest\.py")
