@@ -40,8 +40,13 @@ FOREIGN = {
     ),
     *("porcelain", "refs", "relative", "skip-answered", "tags", "upgrade-package", "with"),
     *("xla_dump_to", "xla_gpu_deterministic_ops"),
-    *("topology", "slices"),  # of `preflight`, which not every kind has
+    *("topology", "slices", "to"),  # of `preflight` and `export`, which not every kind has
+    "raise",  # of `simulate`: no parameter of Python can have that name
 }
+# Modules that write for other programs: Slurm, gcloud, kubectl, SkyPilot.
+RENDERING = {"slurm.py", "queued.py", "skypilot.py", "rendered.py"}
+# And those that advise what not every kind has.
+RENDERING |= set() if "prepare" in COMMANDS else {"prepared.py", "given.py"}
 OPTION = re.compile(r"(?<![\w-])--([a-z][\w.-]*[a-z0-9])")
 
 
@@ -58,13 +63,19 @@ def own_options() -> set[str]:
     return found
 
 
+def advising() -> Iterator[Path]:
+    """Modules whose texts are for the user of this project."""
+    for path in FOLDER.rglob("*.py"):
+        if "tests" not in path.relative_to(FOLDER).parts and path.name not in RENDERING:
+            yield path
+
+
 def texts() -> Iterator[tuple[str, str]]:
     """Where it stands, and each text in the sources (the parts of f-strings too) and the README."""
-    for path in FOLDER.rglob("*.py"):
-        if "tests" not in path.relative_to(FOLDER).parts:
-            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-                if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    yield f"{path.name}:{node.lineno}", node.value
+    for path in advising():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield f"{path.name}:{node.lineno}", node.value
     for readme in FOLDER.parents[1].glob("README.md"):
         yield readme.name, readme.read_text("utf-8")
 
@@ -78,12 +89,11 @@ def test_options_that_are_named_exist() -> None:
 
 def advice() -> Iterator[tuple[str, str]]:
     """Where it stands, and the text of each `do=`, without the values of an f-string."""
-    for path in FOLDER.rglob("*.py"):
-        if "tests" not in path.relative_to(FOLDER).parts:
-            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-                if isinstance(node, ast.keyword) and node.arg == "do":
-                    parts = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant)]
-                    yield f"{path.name}:{node.value.lineno}", " ".join(map(str, parts))
+    for path in advising():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.keyword) and node.arg == "do":
+                parts = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant)]
+                yield f"{path.name}:{node.value.lineno}", " ".join(map(str, parts))
 
 
 def test_commands_that_an_advice_names_exist() -> None:
