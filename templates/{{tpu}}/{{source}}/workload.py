@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -49,7 +50,7 @@ def make_dry_workload(config: Config, mesh: Mesh) -> Workload:
 
     def loss(params: Any, rows: Array) -> tuple[Array, Sums]:
         nats = byte_losses(nnx.merge(graph, nnx.State(params)), rows)
-        return nats.sum(), {"loss": nats.sum(), "weight": np.float32(nats.size)}
+        return nats.sum(), {"loss": nats.sum(), "weight": jnp.float32(nats.size)}
 
     def step(state: State, batch: Array) -> tuple[State, Metrics, Outputs]:
         means, gradient = mean_gradient(loss, state["params"], batch)
@@ -121,7 +122,7 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
 
 def abstract_model(config: Config, platform: str) -> Transformer:
     """Shapes of the model, with the dtype that "auto" stands for on a platform of JAX."""
-    dtype = str(compute_dtype(config.model.compute_dtype, platform))
+    dtype: Any = str(compute_dtype(config.model.compute_dtype, platform))
     model = replace(config.model, compute_dtype=dtype)
     return nnx.eval_shape(lambda: Transformer(model, jax.random.key(0)))
 
