@@ -78,7 +78,7 @@ def plan(
         except UserError as error:
             refused[topology if count == 1 else f"{count} x {topology}"] = str(error)
         else:
-            advice = changes(config, row.mesh) if row.fits is False else []
+            advice = changes(config, row.mesh, count) if row.fits is False else []
             rows.append(replace(row, changes=advice))
     logging.disable(logging.NOTSET)
     if json:

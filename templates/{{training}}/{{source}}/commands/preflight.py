@@ -67,7 +67,7 @@ def preflight(
     else:
         print(f"does not fit{shortage(found.memory.get('memory_bytes'), found.limit_bytes)}")
         print("what to change:")
-        print("\n".join(f"  {change}" for change in changes(config, dict(mesh.shape))))
+        print("\n".join(f"  {change}" for change in changes(config, dict(mesh.shape), slices)))
     return Exit.DONE if found.fits else Exit.USER
 
 
@@ -78,13 +78,13 @@ def shortage(needed: float | None, limit: float | None) -> str:
     return f": a device needs {needed / 2**30:.2f} GiB and has {limit / 2**30:.2f} GiB for programs"
 
 
-def changes(config: Any, mesh: dict[str, int]) -> list[str]:
-    """What would need less memory, the cheapest first."""
+def changes(config: Any, mesh: dict[str, int], slices: int = 1) -> list[str]:
+    """What would need less memory, the cheapest first; parameters stay within a slice."""
     micro_batches, replicas = config.optim.micro_batches, mesh["data"] * mesh["fsdp"]
     rows = config.data.batch_size // (replicas * micro_batches)
     advice = []
-    if mesh["data"] > 1:
-        advice.append(f"--mesh.fsdp {replicas}: each replica keeps a part of the state")
+    if mesh["fsdp"] < (inside := replicas // slices):
+        advice.append(f"--mesh.fsdp {inside}: each replica keeps a part of the state")
     if rows > 1:
         advice.append(
             f"--optim.micro-batches {2 * micro_batches}: {rows // 2} rows a device at a time"

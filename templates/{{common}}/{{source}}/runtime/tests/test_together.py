@@ -204,14 +204,15 @@ def test_the_furthest_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hosts.furthest_behind().endswith("(others: step 8, step)")
 
 
-def differ(index: int, run_dir: Path) -> None:
-    """Process 1 has another program under the same settings."""
-    config = config_of(run_dir, 8)
+def differ(index: int, what: str, run_dir: Path) -> None:
+    """Process 1 has another seed, or another program under the same settings."""
+    config = config_of(run_dir, 8, seed=index if what == "seed" else 0)
     plain = sampler(config)
 
     def step(state: Any, batch: Any) -> Any:
         state, metrics, outputs = plain.step(state, batch)
-        return state, {name: value + index for name, value in metrics.items()}, outputs
+        extra = index if what == "program" else 0
+        return state, {name: value + extra for name, value in metrics.items()}, outputs
 
     def run() -> int:
         workload = dataclasses.replace(plain, step=step)
@@ -220,10 +221,16 @@ def differ(index: int, run_dir: Path) -> None:
     as_command(run)
 
 
-def test_another_program_is_refused_before_it_is_compiled(tmp_path: Path) -> None:
-    with together(differ, tmp_path / "run", folder=tmp_path) as pair:
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [("seed", "process 1: run.seed 1, not 0"), ("program", "process 1: the program of a step ")],
+)
+def test_what_differs_is_refused_before_it_is_compiled(
+    tmp_path: Path, what: str, words: str
+) -> None:
+    with together(differ, what, tmp_path / "run", folder=tmp_path) as pair:
         assert [child.code(60) for child in pair] == [Exit.USER] * 2, logs(pair)
-        assert "process 1: the program of a step" in logs(pair)
+        assert words in logs(pair)
     assert not read_lines(tmp_path / "run" / "metrics.jsonl")
 
 

@@ -73,6 +73,8 @@ def test_the_command_says_what_fits_and_what_to_change(
 def test_advice_names_only_settings_that_the_kind_has() -> None:
     mesh = {"data": 1, "fsdp": 1}
     assert len(changes(CONFIG, mesh)) == 3  # micro-batches, remat, chips
+    assert "--mesh.fsdp 8:" in changes(CONFIG, {"data": 8, "fsdp": 2}, slices=2)[0]
+    assert "fsdp" not in changes(CONFIG, {"data": 2, "fsdp": 8}, slices=2)[0]
     bare = SimpleNamespace(model=SimpleNamespace(), optim=CONFIG.optim, data=CONFIG.data)
     assert not [change for change in changes(bare, mesh) if "remat" in change]
     assert len(changes(bare, mesh)) == 2
