@@ -90,11 +90,11 @@ class Recorder:
             step_s = (now_s - busy_s) / (step - since)
             name, units = self._workload.rate
             record |= {f"{name}_per_s": units / step_s, "step_ms": 1e3 * step_s}
-            each = f"_per_{name.removesuffix('s')}"  # such as effective draws for each draw
-            of_units = [metric for metric in values if metric.endswith(each)]
-            record |= {
-                f"{m.removesuffix(each)}_per_s": values[m] * units / step_s for m in of_units
-            }
+            # What the live line is to show by the second, and the step gives by the unit.
+            for shown in self._workload.shown:
+                by_unit = shown.removesuffix("_per_s") + f"_per_{name.removesuffix('s')}"
+                if by_unit in values:
+                    record[shown] = values[by_unit] * units / step_s
             if (share := self._mfu(step_s)[0]) is not None:
                 record["mfu"] = share
         self._window = (step, now_s)

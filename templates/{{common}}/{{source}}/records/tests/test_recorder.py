@@ -53,13 +53,14 @@ def values_of(step: int) -> dict[str, float]:
 
 
 def test_what_a_unit_brings_has_a_rate_too(tmp_path):
-    workload = replace(WORKLOAD, rate=("draws", 400), means=())
+    workload = replace(WORKLOAD, rate=("draws", 400), means=(), shown=("ess_per_s", "accept"))
     recorder = recorder_of(tmp_path, workload=workload)
-    recorder.step(1, {"ess_per_draw": 0.25}, force=True)
+    recorder.step(1, {"ess_per_draw": 0.25, "bits_per_draw": 1.0}, force=True)
     recorder.close(Exit.DONE)
     (record,) = store.read_lines(tmp_path / "metrics.jsonl")
     assert record["draws_per_s"] == pytest.approx(4e5 / record["step_ms"])
     assert record["ess_per_s"] == pytest.approx(record["draws_per_s"] / 4)
+    assert "bits_per_s" not in record
 
 
 def run(folder, first, last, sums=None) -> dict:
