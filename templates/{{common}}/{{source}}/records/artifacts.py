@@ -50,6 +50,11 @@ def cut(run_dir: Path, step: int) -> None:
                 store.remove(path)
 
 
+def are_there(run_dir: Path, step: int) -> bool:
+    """Whether any were written at a step."""
+    return any(step_of(path) == step for paths in by_name(run_dir).values() for path in paths)
+
+
 def by_name(run_dir: Path) -> dict[str, list[Path]]:
     """Plain name -> its files, the newest last."""
     folder = run_dir / "artifacts"

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 
 from ..errors import UserError
-from ..records import objects, store
+from ..records import artifacts, objects, store
 from .distributed import POLL_S, barrier, unique, wait_for_all
 from .private import job
 
@@ -153,6 +153,11 @@ def check_same(facts: dict[str, Any], do: str) -> None:
             expected="what process 0 has, in all processes",
             do=do,
         )
+
+
+def lack_artifacts(run_dir: Path, step: int) -> bool:
+    """Whether those of a step were not made: process 0 alone writes them."""
+    return bool(from_first(unique("shown"), lambda: not artifacts.are_there(run_dir, step)))
 
 
 def check_shared(folder: Path) -> None:

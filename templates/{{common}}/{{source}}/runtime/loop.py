@@ -22,7 +22,7 @@ from ..records.mirror import Mirror
 from ..records.recorder import Recorder, reported
 from ..run_config import RunConfig, absolute_paths, due, identity_of, to_dict, tunables_of
 from . import hosts
-from .agree import check_folder, check_same_program, check_same_run
+from .agree import check_folder, check_same_program, check_same_run, lack_artifacts
 from .changes import in_words, list_changes
 from .checkpoint import Checkpoints
 from .compiled import abstract_state, count_parameters, describe_state, initialise, jit_step
@@ -86,16 +86,15 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
         do = "it has reached its aim" if finished else "raise --steps to go on"
         log.info("nothing to do: %s is at step %d; %s", run_dir, first, do)
         return Exit.DONE
-    accepted = run_config.accept_changed_code
-    changes = list_changes(manifest, about, first, accept_code=accepted)
+    changes = list_changes(manifest, about, first, accept_code=run_config.accept_changed_code)
     about |= {
         # None: begun before 0.3.0, which was the first to note it.
         "command": manifest.get("command") if manifest else provenance.command_line(),
         "changes": [*manifest.get("changes", []), *changes],
     }
     # What a stop left undone at this step, its record too.
-    owed: dict[str, Any] | None = manifest.get("owed")
-    recorder = Recorder(workload, config, run_dir, first, clock, kept=first - bool(owed))
+    owed: dict[str, Any] = manifest.get("owed") or {}
+    recorder = Recorder(workload, config, run_dir, first, clock, kept=first - ("values" in owed))
     # Release 0.1.0 kept `losses`: sum and count of the one metric that it averaged.
     recorder.sums = manifest.get("sums") or {"loss": manifest.get("losses", (0.0, 0))}
     on_end(recorder.ended)
@@ -125,8 +124,7 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
     step_fn = jit_step(workload, shardings, mesh)
     one_compilation = OneCompilation(compilations)
     finite = FiniteCheck(workload, run_config.max_skipped_steps, state)
-    code: Exit | None = None
-    step = first
+    step, code = first, cast("Exit | None", None)
 
     def settle(step: int, metrics: Metrics, outputs: Outputs) -> dict[str, float]:
         """Wait for a step's metrics and check them; outputs of a skipped step are dropped."""
@@ -153,6 +151,18 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
     def show() -> None:
         recorder.artifacts(step, unless_stopped("artifacts", cast(Any, workload.artifacts)))
 
+    def save() -> None:
+        so_far = about | {"cursor": cursor, "sums": recorder.sums, "newest": newest}
+        so_far |= {"finished": finished, "owed": owed}
+        with clock.measure("checkpoint" if code is None else "preemption"):
+            began_s = time.monotonic()
+            sink.write(step)
+            with watch.waiting(run_config.save_timeout_s):
+                checkpoints.wait()
+            # While steps are skipped, the older checkpoints may be what is wanted.
+            checkpoints.save(step, state, so_far, durable, rotate=not finite.skipping)
+            recorder.saved(time.monotonic() - began_s)
+
     def unless_stopped(part: str, work: Callable[[State, Beat], dict[str, Any]]) -> dict[str, Any]:
         nonlocal code
         with clock.measure(part):
@@ -172,15 +182,15 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
         batches = stack.enter_context(Prefetch(workload, cursor, run_config.prefetch_workers))
         watch = stack.enter_context(closing(Watch(run_config.hang_timeout_s)))
         with StopRequest().listening() as stop:
-            if owed:
+            if "values" in owed:
                 values = owed["values"] | (evaluate() if owed["evaluate"] else {})
                 newest |= values
                 recorder.step(first, values, force=True)
-                if owed["show"] and code is None:
-                    show()
-                # Stopped again, it is owed still: the checkpoint says so.
-                if code is not None or (owed["judge"] and _is_done(workload, newest)):
-                    last = first
+            if owed.get("show") and can_show and code is None and lack_artifacts(run_dir, first):
+                show()
+            # Stopped again, it is owed still: the checkpoint says so.
+            if code is not None or (owed.get("judge") and _is_done(workload, newest)):
+                last = first
             for step in range(first + 1, last + 1):
                 at_start, at_end = step == first + 1, step == run_config.steps
                 keeping = due(step, run_config.keep_every_steps)
@@ -222,27 +232,18 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
                     force = step == 1 or evaluating or at_end or finished or code is not None
                     recorder.step(step, values, force=force)
                     evaluating = False
-                if showing and code is None:
-                    show()
                 # A stop saves at once, since its grace may be seconds: what is due is owed to this
                 # step by the next start, which writes its record too.
-                owed, stopping = None, code is not None
-                if stopping and (evaluating or showing):
-                    owed = {"values": values, "evaluate": evaluating, "show": showing}
-                    owed |= {"judge": planned}
-                if planned or stopping:
-                    so_far = {"cursor": cursor, "sums": recorder.sums, "newest": newest}
-                    so_far |= {"finished": finished, "owed": owed}
-                    with clock.measure("preemption" if stopping else "checkpoint"):
-                        began_s = time.monotonic()
-                        sink.write(step)
-                        with watch.waiting(run_config.save_timeout_s):
-                            checkpoints.wait()
-                        # While steps are skipped, the older checkpoints may be what is wanted.
-                        rotate = not finite.skipping
-                        checkpoints.save(step, state, about | so_far, durable, rotate=rotate)
-                        recorder.saved(time.monotonic() - began_s)
-                if stopping or finished:
+                owed = {"show": showing}
+                if code is not None and (evaluating or showing):
+                    owed |= {"values": values, "evaluate": evaluating, "judge": planned}
+                if planned or code is not None:
+                    save()
+                if showing and code is None:  # after the save: what fails in it loses no step
+                    show()
+                    if code is not None and not planned:
+                        save()
+                if code is not None or finished:
                     break
         clock.enter("checkpoint" if code is None else "preemption")
         with watch.waiting(run_config.save_timeout_s):

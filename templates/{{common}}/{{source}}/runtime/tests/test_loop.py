@@ -190,7 +190,7 @@ def test_hang_watch_is_told_by_all_that_takes_long_and_waits_longer_for_saves(
         artifacts=noted("artifacts", lambda state, beat: beat() or {}),
         finish=noted("finish", lambda state, beat: beat() or ({}, {})),
     )
-    expected = "beat beat evaluate beat beat beat evaluate beat artifacts beat longer wait on wait "
+    expected = "beat beat evaluate beat beat beat evaluate beat longer wait on wait artifacts beat "
     expected += "longer wait on finish beat close wait"
     assert " ".join(seen) == expected
 

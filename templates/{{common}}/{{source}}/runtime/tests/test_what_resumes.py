@@ -1,9 +1,12 @@
-"""What a resume refuses, and what it takes and lists."""
+"""What a resume refuses, what it takes and lists, and what it makes up for."""
 
 import dataclasses
 import json
 import logging
+import os
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -123,3 +126,32 @@ def test_the_first_record_is_of_step_one_alone_and_means_still_span_their_steps(
     assert found[1] == pytest.approx(each[0])
     assert found[4] == pytest.approx(np.mean(each[:4]))
     assert found[8] == pytest.approx(np.mean(each[4:]))
+
+
+@pytest.mark.parametrize("every", [4, 3])  # at a step with a save, and without
+def test_artifacts_that_a_stop_leaves_are_made_by_the_next_start(
+    tmp_path: Path, every: int
+) -> None:
+    """SIGTERM in the middle of them: they are left, what was done is saved."""
+    stopping = [True]
+
+    def shown(state: dict[str, jax.Array], beat: Callable[[], None]) -> dict[str, str]:
+        if stopping and int(state["step"]) == every:
+            stopping.clear()
+            os.kill(os.getpid(), signal.SIGTERM)
+        beat()
+        return {"at": str(state["at"])}
+
+    for name in ("parts", "whole"):
+        config = config_of(tmp_path / name, 7, save_every_steps=4, artifacts_every_steps=every)
+        if name == "parts":
+            assert go(config, artifacts=shown) == Exit.PREEMPTED
+            assert not (tmp_path / name / "artifacts").exists()
+            assert (tmp_path / name / "checkpoints" / f"{every:08d}").exists()
+        assert go(config, artifacts=shown) == Exit.DONE
+    parts, whole = (
+        {p.name: p.read_text() for p in (tmp_path / name / "artifacts").iterdir()}
+        for name in ("parts", "whole")
+    )
+    assert parts == whole
+    assert len(whole) == 7 // every + 1
