@@ -58,7 +58,8 @@ def arrange(shape: tuple[int, int, int], devices: Sequence[Any], slices: int = -
         raise UserError(
             got=f"mesh data={shape[0]} fsdp={shape[1]} tensor={shape[2]} over {len(groups)} slices",
             expected=f"data x fsdp a multiple of {len(groups)}: no tensor axis leaves a slice",
-            do=f"lower --mesh.tensor to a divisor of {len(devices) // len(groups)}",
+            do=f"lower --mesh.tensor to a divisor of {len(devices) // len(groups)}; where hosts of "
+            "GPUs share one fast network, --mesh.slices 1 says so",
         )
     inside = [size // part for size, part in zip(shape, [*between, 1], strict=True)]
     parts = [
