@@ -14,7 +14,9 @@ from ...records.hardware import AHEAD_OF_TIME
 from ...run_config import MeshConfig
 from ..plan import plan
 
-CONFIG = replace(next(iter(PRESETS.values()))(), mesh=MeshConfig())
+FIRST = next(iter(PRESETS.values()))()
+# Rows for sixteen devices, whatever the kind.
+CONFIG = replace(FIRST, mesh=MeshConfig(), data=replace(FIRST.data, batch_size=16))
 
 
 @pytest.fixture(autouse=True)
