@@ -92,61 +92,62 @@ def plan_row(
 ) -> Row:
     """Plan a run on `slices` slices of a topology such as "v5e:4x4", or of GPU nodes as "h100:2".
 
-    GPUs cannot be compiled for without one of them: their rows are estimates. Raises UserError
-    where mesh or batch do not divide.
+    GPUs are always estimated. Raises UserError where mesh or batch do not divide.
     """
     found = slice_of(*topology.split(":", 1))
-    compiled = compiled and found.is_tpu
+    compiled &= found.is_tpu
+    steps, chips = config.run.steps, found.chips * slices
     devices = cost.find_devices(topology, slices) if compiled else stand_ins(found, slices)
     mesh = make_mesh(config.mesh, devices)
     workload = workload_on(config, mesh)
     state, _ = abstract_state(workload, config.run.seed, mesh)
     state_bytes = float(sum(map(device_bytes, jax.tree.leaves(state))))
-    limit = found.peaks.program_bytes or found.peaks.hbm_bytes
     verdict = cost.judge_step(workload, config.run.seed, mesh) if compiled else None
-    fits = verdict.fits if verdict else False if state_bytes > limit else None
+    limit = (verdict and verdict.limit_bytes) or found.peaks.program_bytes or found.peaks.hbm_bytes
     sent = {"DCN": gradient_bytes(state, found, slices)}
     if verdict and not verdict.message:
-        sent = {
-            name: sent_bytes(verdict.traffic, between_slices=between)
-            for name, between in (("ICI", False), ("DCN", True))
-        }
+        sent = {n: sent_bytes(verdict.traffic, between_slices=n == "DCN") for n in ("ICI", "DCN")}
     bounds_s = step_bounds(workload, state_bytes, sent, found, slices)
     bound_by = max(bounds_s, key=lambda name: bounds_s[name])
     step_s = assumed.step_s or bounds_s[bound_by]
-    hosts = host_bytes(state, mesh)
-    blocking_s = assumed.blocking_s or max(hosts.values()) / COPY_BYTES_PER_S
-    mtbf_s = assumed.mtbf_chip_hours * 3600 / (found.chips * slices)
+    writes = host_bytes(state, mesh)
+    blocking_s = assumed.blocking_s or max(writes.values()) / COPY_BYTES_PER_S
+    mtbf_s = assumed.mtbf_chip_hours * 3600 / chips
     period_s = max(save_period_s(blocking_s, mtbf_s), step_s)
     goodput = expected_goodput(blocking_s, period_s, mtbf_s, assumed.restart_s)
-    hours = config.run.steps * step_s / 3600 / goodput if goodput else None
-    price = assumed.price_per_chip_hour
+    hours = steps * step_s / 3600 / goodput if goodput else None
     return Row(
         topology=topology,
         slices=slices,
-        chips=found.chips * slices,
+        chips=chips,
         hosts=found.hosts * slices,
         source="compiled" if compiled else "estimate",
         mesh=dict(mesh.shape),
-        fits=fits,
+        fits=verdict.fits if verdict else False if state_bytes > limit else None,
         needed_bytes=verdict.memory.get("memory_bytes") if verdict else state_bytes,
-        limit_bytes=(verdict.limit_bytes if verdict else None) or limit,
+        limit_bytes=limit,
         dcn_bytes_per_host=sent["DCN"] * len(devices) / (found.hosts * slices),
         bounds_s=bounds_s,
         step_s=step_s,
         bound_by="measured" if assumed.step_s else bound_by,
-        checkpoint_bytes=float(sum(hosts.values())),
-        checkpoint_bytes_per_host=float(max(hosts.values())),
+        checkpoint_bytes=float(writes.total()),
+        checkpoint_bytes_per_host=float(max(writes.values())),
         blocking_s=blocking_s,
         save_every_s=period_s,
         save_every_steps=round(period_s / step_s),
         goodput=goodput,
-        steps=config.run.steps,
+        steps=steps,
         hours=hours,
-        cost=None if price is None or hours is None else price * found.chips * slices * hours,
+        cost=price(assumed, chips, hours),
         compile_s=verdict.compile_s if verdict else None,
         message=verdict.message if verdict else "",
     )
+
+
+def price(assumed: Assumptions, chips: int, hours: float | None) -> float | None:
+    """Of a run, in the user's currency; None where a part of it is not known."""
+    each = assumed.price_per_chip_hour
+    return None if each is None or hours is None else each * chips * hours
 
 
 def stand_ins(found: Slice, slices: int) -> list[StandIn]:

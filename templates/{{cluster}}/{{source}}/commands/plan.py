@@ -42,20 +42,7 @@ def plan(
         step_ms: measured time of a step, for one topology and one number of slices
         json: print the rows as JSON, with every figure
     """
-    for topology in topologies:
-        slice_of(*topology.partition(":")[::2])
-    if wrong := [n for n in slices if n < 1] or not (topologies and slices):
-        raise UserError(
-            got=f"--slices {' '.join(map(str, slices))} --topologies {' '.join(topologies)}",
-            expected="at least one topology, and numbers of slices of 1 or more",
-            do=f"leave {wrong[0]} out" if isinstance(wrong, list) else "name one, or leave it out",
-        )
-    if step_ms is not None and len(topologies) * len(slices) > 1:
-        raise UserError(
-            got=f"--step-ms {step_ms} for {len(topologies) * len(slices)} rows",
-            expected="a measured step belongs to one topology and one number of slices",
-            do="name them: --topologies v5e:4x4 --slices 1",
-        )
+    _check(topologies, slices, step_ms)
     os.environ |= AHEAD_OF_TIME  # before JAX is imported
     from ..cluster.plan import Assumptions, Row, plan_row
     from ..cluster.plan_table import show_rows
@@ -86,3 +73,21 @@ def plan(
     else:
         show_rows(rows, refused)
     return Exit.DONE if any(row.fits is not False for row in rows) else Exit.USER
+
+
+def _check(topologies: tuple[str, ...], slices: tuple[int, ...], step_ms: float | None) -> None:
+    """Refuse what no row could be planned for, before JAX is imported."""
+    for topology in topologies:
+        slice_of(*topology.partition(":")[::2])
+    if wrong := [n for n in slices if n < 1] or not (topologies and slices):
+        raise UserError(
+            got=f"--slices {' '.join(map(str, slices))} --topologies {' '.join(topologies)}",
+            expected="at least one topology, and numbers of slices of 1 or more",
+            do=f"leave {wrong[0]} out" if isinstance(wrong, list) else "name one, or leave it out",
+        )
+    if step_ms is not None and len(topologies) * len(slices) > 1:
+        raise UserError(
+            got=f"--step-ms {step_ms} for {len(topologies) * len(slices)} rows",
+            expected="a measured step belongs to one topology and one number of slices",
+            do="name them: --topologies v5e:4x4 --slices 1",
+        )

@@ -219,9 +219,11 @@ def _no_topology(accelerator: str, topology: str) -> UserError:
     sizes = [int(n) for n in re.findall(r"\d{1,6}", topology)[:3]]
     wanted = max(math.prod(sizes), 1)
 
-    def distance(name: str) -> tuple[bool, float]:
-        same = sorted(sizes) == sorted(map(int, name.split("x")))
-        return not same, abs(math.log(known[name] / wanted))
+    def distance(name: str) -> tuple[bool, float, float]:
+        """Same sizes in another order first, then as many chips, then a like shape."""
+        named = sorted(map(int, name.split("x")))
+        shape = sum(abs(a - b) for a, b in zip(named, sorted(sizes), strict=False))
+        return sorted(sizes) != named, abs(math.log(known[name] / wanted)), shape
 
     dims, three = CHIPS[accelerator].dims, CHIPS[accelerator].dims == 3
     return UserError(

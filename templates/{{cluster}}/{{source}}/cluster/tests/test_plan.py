@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from ...config import PRESETS
 from ...contract import State, Workload
+from ...errors import UserError
 from ...records.hardware import AHEAD_OF_TIME, GIB, slice_of
 from ...run_config import MeshConfig
 from ...runtime.compiled import abstract_state
@@ -62,8 +63,8 @@ def matrix(config: Any, mesh: Mesh, *, rows: int = 512, columns: int = 1024) -> 
 
 
 def row(topology: str, slices: int = 1, *, compiled: bool = False, **changes: Any) -> Row:
-    """The row of the matrix; `fsdp` of the mesh, sizes of the matrix, or assumptions."""
-    mesh = MeshConfig(fsdp=changes.pop("fsdp", 1))
+    """The row of the matrix; axes of the mesh, sizes of the matrix, or assumptions."""
+    mesh = MeshConfig(fsdp=changes.pop("fsdp", 1), tensor=changes.pop("tensor", 1))
     sizes = {name: changes.pop(name) for name in ("rows", "columns") if name in changes}
     config = replace(next(iter(PRESETS.values()))(), mesh=mesh)
     assumed, made = replace(ASSUMED, **changes), functools.partial(matrix, **sizes)
@@ -140,6 +141,13 @@ def test_gpu_nodes_are_joined_by_their_network_but_for_those_of_a_rack() -> None
     assert row("h100:2").dcn_bytes_per_host == pytest.approx(size / 2)
     assert row("gb200:2").dcn_bytes_per_host == 0
     assert row("h100:2", compiled=True).source == "estimate"  # needs one of the GPUs
+
+
+def test_a_tensor_axis_spans_hosts_of_a_slice_and_no_slices() -> None:
+    assert row("v5p:2x2x2", tensor=8).mesh["tensor"] == 8
+    assert row("gb200:2", tensor=8).mesh["tensor"] == 8
+    with pytest.raises(UserError, match="a divisor of 8"):
+        row("v5p:2x2x2", 2, tensor=16)
 
 
 @pytest.mark.parametrize(("fsdp", "expected"), [(1, [4, 0]), (2, [4, 0]), (4, [4, 0]), (8, [2, 2])])

@@ -100,6 +100,7 @@ def test_slices_are_those_of_the_pages(name, hosts, chips_per_host, machine, api
         ("v5p", "4x4", "write 2x2x4 "),
         ("v5p", "8x4x4", "write 4x4x8 "),
         ("v4", "16x16x32", "at most 4096 chips"),
+        ("v5p", "8x8x100", "write 8x8x96 "),
         ("v5e", "", "write 1x1"),
         ("v5e", "0x0", "write 1x1"),
         ("v4", "9" * 4000, "write"),
