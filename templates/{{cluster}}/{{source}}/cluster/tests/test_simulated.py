@@ -48,7 +48,7 @@ def test_three_failures_cost_nothing_and_every_second_is_told(
     calm: np.ndarray, tmp_path: Path
 ) -> None:
     run_dir, began = tmp_path / "run", time.time()
-    struck = [*parse("term", ("1@step12", "0@step36"), 2), *parse("kill", ("0@step28",), 2)]
+    struck = [*parse("term", ("1@step12", "0@step56"), 2), *parse("kill", ("0@step45",), 2)]
     outcome = faults.simulate(run_dir, struck)
     codes = [each["codes"] for each in outcome.attempts]
     assert [*codes[0], *codes[2], *codes[3]] == [42, 42, 42, 42, 0, 0], outcome
