@@ -66,12 +66,12 @@ def validate(config: Config) -> Config:
 def demo() -> Config:
     """0.8M parameters on Python's own library: about a minute on two CPU cores.
 
-    Held-out bits per byte: 2.04, where `xz` of the same bytes makes 2.02.
+    Held-out bits per byte: 2.10, where `gzip` of the same bytes makes 2.16 and `xz` 2.02.
     """
     return Config(
         run=RunConfig(
             run_dir="runs/demo",
-            steps=600,
+            steps=500,
             log_every_steps=20,
             eval_every_steps=200,
             save_every_steps=100,
