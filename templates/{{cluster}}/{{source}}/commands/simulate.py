@@ -74,14 +74,8 @@ def simulate(
         )
     given = {"kill": kill, "term": term, "hang": hang, "slow": slow, "raise": fail, "full": full}
     faults = [each for kind in STRIKES for each in parse(kind, given[kind], count)]
-    simulation = Simulation(
-        manifest,
-        Path(run_dir),
-        faults,
-        devices=devices_per_host or None,
-        grace=grace_s or None,
-    )
-    outcome = simulation.run()
+    seconds, devices = grace_s or None, devices_per_host or None
+    outcome = Simulation(manifest, Path(run_dir), faults, devices=devices, grace=seconds).run()
     _summarise(Path(run_dir), outcome, faults)
     return outcome.code
 
