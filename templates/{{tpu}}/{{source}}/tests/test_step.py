@@ -125,7 +125,7 @@ def test_a_step_that_is_not_finite_is_skipped() -> None:
     np.testing.assert_array_equal(after["params"]["embedding"], state["params"]["embedding"])
 
 
-def test_the_loop_compiles_the_step_once_and_scores_what_is_held_out(
+def test_a_run_compiles_once_scores_what_is_held_out_and_refuses_other_bytes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report, "plot_all", lambda run_dir: [])
@@ -141,6 +141,9 @@ def test_the_loop_compiles_the_step_once_and_scores_what_is_held_out(
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["heldout_bits_per_byte"] == scores[1]
     assert 0 < summary["baselines"]["xz_bits_per_byte"] < 8
+    (tmp_path / "0.txt").write_bytes((tmp_path / "0.txt").read_bytes()[::-1])
+    with pytest.raises(UserError, match=r"data.sha256"):
+        run(make_workload(config, mesh), replace(config, run=replace(config.run, steps=9)), mesh)
 
 
 def test_every_held_out_row_counts_once_whatever_the_batch(tmp_path: Path) -> None:
