@@ -15,7 +15,7 @@ from numpyro import handlers
 
 from .errors import UserError
 
-SEEN_ROWS = 1000
+SEEN_ROWS = 1000  # by which a model is tried for what it computes across rows
 
 type Columns = Mapping[str, Array | np.ndarray]
 

@@ -75,7 +75,8 @@ class Workload:
     means: tuple[str, ...] = ("loss",)
     """Metrics whose record is the mean over the steps since the last record."""
     shown: tuple[str, ...] = ()
-    """Metrics that the live line shows; none = the first of them."""
+    """Metrics that the live line shows; none = the first of them. With the rate "draws",
+    `ess_per_s` is worked out from the metric `ess_per_draw`."""
     nonfinite: Literal["stop", "skip", "allow"] = "stop"
     """What a non-finite metric means. stop: the run ends, nothing of that step is saved. skip: the
     step itself has kept its old state and counted that in the metric `skipped`. allow: nothing."""

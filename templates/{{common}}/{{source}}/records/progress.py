@@ -36,9 +36,9 @@ class ProgressBar:
     """A listener: live bar on a terminal, a plain line per record where stdout is a file (CI)."""
 
     def __init__(
-        self, total_steps: int, console: Console | None = None, also: Sequence[str] = ()
+        self, total_steps: int, console: Console | None = None, named: Sequence[str] = ()
     ) -> None:
-        self._total, self._also = total_steps, also
+        self._total, self._named = total_steps, named
         self._console = console or Terminal(force_terminal=sys.stdout.isatty())
         self._shown: dict[str, str] = {}
         self._progress = Progress(
@@ -59,7 +59,7 @@ class ProgressBar:
             self._progress.start()
 
     def __call__(self, record: Record) -> None:
-        words = _words(record, self._also)
+        words = _words(record, self._named)
         self._shown |= words  # the last held-out value stays visible
         shown = "  ".join(self._shown.values())
         self._progress.update(self._task.id, completed=record["step"], description=shown)
@@ -112,11 +112,11 @@ def show(name: str, value: Any) -> str:
     return f"{value:,.0f}" if whole else f"{value:.4g}"
 
 
-def _words(record: Record, also: Sequence[str] = ()) -> dict[str, str]:
+def _words(record: Record, named: Sequence[str] = ()) -> dict[str, str]:
     plain = [k for k in record if not k.startswith(("step", "heldout_")) and not UNITS.search(k)]
     heldout = [k for k in record if k.startswith("heldout_")]
     rates = [k for k in record if k.endswith("_per_s")]
-    said = [k for k in (*(also or plain[:1]), *heldout[:1], *rates[:1]) if k in record]
+    said = [k for k in (*(named or plain[:1]), *heldout[:1], *rates[:1]) if k in record]
     # A rate has its name as its unit.
     return {
         k: show(k, record[k]) if k in rates else f"{label(k)} {show(k, record[k])}" for k in said

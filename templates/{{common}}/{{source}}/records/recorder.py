@@ -57,7 +57,7 @@ class Recorder:
             telemetry.record_warnings(run_dir)
             clock.save(run_dir / "attempts.jsonl", first)
             trackers = make_trackers(self._run.trackers, run_dir, to_dict(config), first)
-            bar = progress.ProgressBar(self._run.steps, also=workload.shown)
+            bar = progress.ProgressBar(self._run.steps, named=workload.shown)
             self._log = telemetry.MetricsLog(run_dir / "metrics.jsonl", [bar, *trackers])
 
     def compiled(self, seconds: float) -> None:

@@ -103,7 +103,9 @@ def test_bar_keeps_the_last_heldout_value_in_sight():
 
 def test_bar_shows_what_the_workload_names():
     out = io.StringIO()
-    bar = ProgressBar(50, Console(file=out, width=140), also=("rhat", "absent", "ess_per_s", "bad"))
+    bar = ProgressBar(
+        50, Console(file=out, width=140), named=("rhat", "absent", "ess_per_s", "bad")
+    )
     record = {"step": 10, "accept": 0.9, "bad": 2.0, "rhat": 1.02}
     bar(record | {"draws_per_s": 4100.0, "ess_per_s": 1234.0})
     bar.close()
