@@ -63,16 +63,24 @@ def make_workload(config: Config, mesh: Mesh) -> Workload:
         beat()
         return from_first(unique("ess"), lambda: _ess(folder, layout.attributes["judged"]))
 
+    def note(folder: Path, count: int) -> None:
+        noted = replace(layout, attributes=layout.attributes | method.notes())
+        lay_out(folder, noted, count, count)  # a run that has ended early leaves no room behind
+
     def artifacts(state: State, beat: Beat) -> dict[str, Artifact]:
         folder, count = kept_draws(state)
-        return {} if jax.process_index() else _drawn(page, folder, count)[0]
+        if jax.process_index():
+            return {}
+        # A guide is judged by its notes, and the figures begin with the worst parameters.
+        if method.draw and count:
+            note(folder, count)
+        return _drawn(page, folder, count)[0]
 
     def finish(state: State, beat: Beat) -> tuple[dict[str, Any], dict[str, Section]]:
         folder, count = kept_draws(state)
         if jax.process_index():
             return {}, {}
-        noted = replace(layout, attributes=layout.attributes | method.notes())
-        lay_out(folder, noted, count, count)  # a run that has ended early leaves no room behind
+        note(folder, count)
         beat()
         verdict = judge(read_draws(folder), layout.attributes["judged"])
         return _summary(verdict), _drawn(page, folder, count)[1] | _sections(verdict)

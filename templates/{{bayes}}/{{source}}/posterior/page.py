@@ -58,9 +58,12 @@ def images(tree: Any, outcome: str, worst: Sequence[str]) -> dict[str, Artifact]
     named = {name: found[name] for name in worst}
     stats = tree.get("sample_stats")
     diverging = None if stats is None else stats.get("diverging")
+    traced = {name: named[name] for name in worst[:TRACED]}
+    # The draws of a guide are independent, on one chain, whose ranks are uniform by themselves.
+    has_chains = tree["posterior"].sizes["chain"] > 1
     return {
         "predictive": _predictive(tree, outcome),
-        "traces_and_ranks": _traces({name: named[name] for name in worst[:TRACED]}),
+        **({"traces_and_ranks": _traces(traced)} if has_chains else {}),
         **({"pair_of_the_worst": _pair(named, worst[:2], diverging)} if len(worst) > 1 else {}),
         "forest": _forest(
             {name: found[name] for name in list(found)[:ROWS_SHOWN] if name in named}

@@ -181,6 +181,9 @@ def test_a_fit_of_a_guide_is_killed_resumed_judged_and_lengthened(
     summary = json.loads((tmp_path / "calm" / "summary.json").read_text())
     assert summary["trusted"]
     assert summary["khat"] < 0.7
+    report = (tmp_path / "calm" / "report.html").read_text()
+    assert all(f'alt="{name}-00000300"' in report for name in ("forest", "predictive"))
+    assert "traces_and_ranks" not in report, "one chain has nothing to be ranked against"
 
     # A rate so large that the guide no longer fits.
     longer = f"{options} --steps 310 --svi.learning-rate 10"
