@@ -88,6 +88,11 @@ class RunConfig:
     keep_checkpoints: int = setting(2, least=0)  # the newest ones; 0 = all
     # A checkpoint is due at its multiples too; those stay and do not count as newest. 0 = none.
     keep_every_steps: int = setting(0, least=0)
+    # On each host's own disk, or in its memory: copies of the state, from which a restart goes on
+    # where they are newer than the checkpoints. $VARIABLES are each host's own; "" = none.
+    local_folder: str = ""
+    local_every_steps: int = setting(20)  # copies are made at its multiples
+    local_mirror: bool = False  # each process also keeps the copy of its neighbour
     max_skipped_steps: int = setting(10)  # stop after so many skipped steps in a row
     # Exit with 43 after so long without progress; 0 = off.
     hang_timeout_s: float = setting(1800.0, least=0)

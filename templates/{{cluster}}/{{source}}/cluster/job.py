@@ -69,6 +69,7 @@ class Job:
     project: str = _key("", f"({WORD})?", "letters, digits, ., _ and -")
     zone: str = _key("", f"({LABEL})?", "a zone such as us-central2-b")
     volume: str = _key("", r"([a-z0-9.-]+:/[^\x00-\x1f:]+)?", "CLAIM:/FOLDER")  # on GKE, shared
+    local_disk: str = _key("", r"(/[^\x00-\x1f:]+)?", "/FOLDER")  # on GKE, of each node
     host_network: bool = False  # GKE
     privileged: bool = False  # GKE
     env: dict[str, str] = field(default_factory=dict)

@@ -145,6 +145,10 @@ def _pod(job: Job, slice_: Slice) -> dict[str, Any]:
         claim, _, folder = job.volume.partition(":")
         volumes.append({"name": "shared", "persistentVolumeClaim": {"claimName": claim}})
         mounts.append({"name": "shared", "mountPath": folder})
+    if job.local_disk:
+        own = {"path": job.local_disk, "type": "DirectoryOrCreate"}
+        volumes.append({"name": "local", "hostPath": own})
+        mounts.append({"name": "local", "mountPath": job.local_disk})
     container["volumeMounts"], pod["volumes"] = mounts, volumes
     return pod | {"containers": [container]}
 

@@ -53,8 +53,8 @@ class Checkpoints:
 
     def __init__(self, shelf: Shelf, run_config: RunConfig) -> None:
         self._shelf, self._run_config = shelf, run_config
-        self._folder = shelf.folder
-        self._newest = self._folder.with_name(f"{self._folder.name}.json")
+        self.folder = shelf.folder
+        self._newest = self.folder.with_name(f"{self.folder.name}.json")
         self._thread: threading.Thread | None = None
         self._error: str | None = None
 
@@ -74,12 +74,7 @@ class Checkpoints:
         """
         self.wait()
         name = f"{step:08d}"
-        manifest = about | {
-            "format": FORMAT,
-            "step": step,
-            "processes": jax.process_count(),
-            "tree": describe_tree(state),
-        }
+        manifest = described(step, state, about)
         # Until it says otherwise: a thread that ends early has saved nothing.
         self._error = "the save did not come to its end"
         failure: Exception | None = None
@@ -147,7 +142,7 @@ class Checkpoints:
 
     def _hash(self, name: str, written: list[str]) -> None:
         hashes = self._shelf.hash(name, written)
-        store.write_json(self._folder / name / f"files-{jax.process_index()}.json", hashes)
+        store.write_json(self.folder / name / f"files-{jax.process_index()}.json", hashes)
 
     def _report(self, name: str, error: Exception, *, made: bool) -> None:
         """Note and log why a save failed, and delete what it `made`. Raises nothing."""
@@ -157,8 +152,8 @@ class Checkpoints:
         with contextlib.suppress(OSError):
             if made:
                 self._shelf.discard(name)
-            if isinstance(self._folder, Path):
-                free_bytes = shutil.disk_usage(self._folder.parent).free
+            if isinstance(self.folder, Path):
+                free_bytes = shutil.disk_usage(self.folder.parent).free
                 free = f"; {free_bytes / 1e9:.1f} GB are free there"
         saved = "checkpoint %s was NOT saved: %s%s; earlier ones are untouched"
         log.warning(saved, name, self._error, free)
@@ -184,25 +179,6 @@ class Checkpoints:
         check_identity(path, manifest, about, defaults)
         check_tree(path, manifest["tree"], abstract, other_settings(manifest, about))
         return load(path, abstract), manifest
-
-    def check_none_lost(self) -> None:
-        """Raise where this run has saved, though no checkpoint of it can be used any more.
-
-        To begin anew would delete the records and outputs that are left of it.
-        """
-        aside = [name for name in store.names(self._folder) if DAMAGED in name]
-        step = store.read_json(self._newest)["step"] if store.exists(self._newest) else None
-        ended = store.exists(self._folder.with_name("summary.json"))
-        if step is None and not aside and not ended:
-            return  # it was killed before its first save, and begins again
-        saved = "a run that has saved" if step is None else f"a run that was saved at step {step}"
-        raise UserError(
-            got=f"{self._folder.parent}, {saved}, without a checkpoint that can be used"
-            + f" (damaged: {', '.join(aside)})" * bool(aside),
-            expected=f"at least one in {self._folder}",
-            do="put one back from a copy, or begin anew with another --run-dir; this folder keeps "
-            "its records and outputs",
-        )
 
     def newest(self, *, repair: bool = True) -> tuple[PurePath, dict[str, Any]] | None:
         """Folder and manifest of the newest sound checkpoint, if there is one.
@@ -257,9 +233,9 @@ class Checkpoints:
     def _lists(self, name: str) -> tuple[dict[str, str], dict[str, str]]:
         """Files of a checkpoint and their hashes, as they were committed and as they are there."""
         expected: dict[str, str] = {}
-        for file in store.names(self._folder / name):
+        for file in store.names(self.folder / name):
             if file.startswith("files-") and file.endswith(".json"):
-                expected |= store.patiently(store.read_json, self._folder / name / file)
+                expected |= store.patiently(store.read_json, self.folder / name / file)
         return expected, self._shelf.listed(name)
 
     def _set_aside(self, path: PurePath, complaint: str) -> None:
@@ -270,13 +246,13 @@ class Checkpoints:
         barrier(f"set {path.name} aside")
 
     def _steps(self) -> list[int]:
-        names = store.names(self._folder)
+        names = store.names(self.folder)
         mark = f"{DAMAGED}.json"  # of a bucket, where nothing is renamed
         marked = {name.removesuffix(mark) for name in names if name.endswith(mark)}
         return sorted(int(name) for name in {*names} - marked if name.isdigit())
 
     def _path(self, step: int) -> PurePath:
-        return self._folder / f"{step:08d}"
+        return self.folder / f"{step:08d}"
 
     def _committed(self, step: int) -> bool:
         path = self._path(step)
@@ -285,6 +261,16 @@ class Checkpoints:
         except (OSError, ValueError, KeyError):
             processes = 1  # damaged or missing: if it was committed, `restore` sets it aside
         return all(store.exists(path / f"files-{i}.json") for i in range(processes))
+
+
+def described(step: int, state: State, about: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of a state."""
+    return about | {
+        "format": FORMAT,
+        "step": step,
+        "processes": jax.process_count(),
+        "tree": describe_tree(state),
+    }
 
 
 def load(path: PurePath, abstract: Any) -> Any:

@@ -9,14 +9,13 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing, nullcontext
 from functools import partial
-from pathlib import PurePath
 from typing import Any, cast
 
 import jax
 from jax.sharding import Mesh
 
 from ..contract import Beat, Metrics, Outputs, State, Workload
-from ..errors import Exit, UserError
+from ..errors import Exit
 from ..records import provenance, store, telemetry
 from ..records.mirror import Mirror
 from ..records.recorder import Recorder, reported
@@ -34,6 +33,7 @@ from .sharding import describe_shards
 from .shelf import shelf_of
 from .sink import NpzFiles
 from .stop import StopRequest, to_save
+from .tiers import Tiers
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,13 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
     mirror.fetch()
     barrier("fetched")
     checkpoints = Checkpoints(shelf_of(run_config.run_dir, own_disks=own_disks), run_config)
-    state, manifest, shardings = _first_state(workload, config, mesh, about, checkpoints, clock)
+    abstract, shardings = abstract_state(workload, run_config.seed, mesh)
+    tiers = Tiers(run_dir, checkpoints, abstract, run_config)
+    with jax.set_mesh(mesh):
+        with clock.measure("restore"):
+            restored = tiers.restore(about, identity_of(type(config)()))
+        # Each device makes only its own shards.
+        state, manifest = restored or (initialise(workload, run_config.seed, shardings), {})
     first, cursor = int(state["step"]), manifest.get("cursor", 0)
     newest: dict[str, float] = manifest.get("newest", {})
     # Judged again, because `done` may have changed since.
@@ -151,16 +157,17 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
     def show() -> None:
         recorder.artifacts(step, unless_stopped("artifacts", cast(Any, workload.artifacts)))
 
-    def save() -> None:
+    def save(planned: bool) -> None:
         so_far = about | {"cursor": cursor, "sums": recorder.sums, "newest": newest}
         so_far |= {"finished": finished, "owed": owed}
         with clock.measure("checkpoint" if code is None else "preemption"):
             began_s = time.monotonic()
             sink.write(step)
             with watch.waiting(run_config.save_timeout_s):
-                checkpoints.wait()
+                tiers.wait(planned=planned)
             # While steps are skipped, the older checkpoints may be what is wanted.
-            checkpoints.save(step, state, so_far, durable, rotate=not finite.skipping)
+            rotate = not finite.skipping
+            tiers.save(step, state, so_far, durable, planned=planned, rotate=rotate)
             recorder.saved(time.monotonic() - began_s)
 
     def unless_stopped(part: str, work: Callable[[State, Beat], dict[str, Any]]) -> dict[str, Any]:
@@ -178,7 +185,7 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
         stack.enter_context(jax.set_mesh(mesh))
         stack.enter_context(debugging_as_asked())
         stack.enter_context(recorder)
-        stack.callback(checkpoints.wait)
+        stack.callback(tiers.wait)
         batches = stack.enter_context(Prefetch(workload, cursor, run_config.prefetch_workers))
         watch = stack.enter_context(closing(Watch(run_config.hang_timeout_s)))
         with StopRequest().listening() as stop:
@@ -197,7 +204,7 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
                 planned = due(step, run_config.save_every_steps) or keeping or at_end
                 evaluating = can_evaluate and (due(step, run_config.eval_every_steps) or at_end)
                 showing = can_show and (due(step, run_config.artifacts_every_steps) or at_end)
-                waiting = planned or evaluating or showing or at_start
+                waiting = planned or tiers.due(step) or evaluating or showing or at_start
                 if waiting:  # so that no record of the step before shares the time of this one
                     log_pending(pending)
                     pending = None
@@ -237,18 +244,18 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
                 owed = {"show": showing}
                 if code is not None and (evaluating or showing):
                     owed |= {"values": values, "evaluate": evaluating, "judge": planned}
-                if planned or code is not None:
-                    save()
+                if planned or tiers.due(step) or code is not None:
+                    save(planned or code is not None)
                 if showing and code is None:  # after the save: what fails in it loses no step
                     show()
                     if code is not None and not planned:
-                        save()
+                        save(True)
                 if code is not None or finished:
                     break
         clock.enter("checkpoint" if code is None else "preemption")
         with watch.waiting(run_config.save_timeout_s):
-            error = checkpoints.wait()
-        _check_last_save(error, mirror.folder)
+            tiers.wait()
+        tiers.check_last()
         if code is not None:
             over = finished or step == run_config.steps
             next_run = "writes the report" if over else "goes on from there"
@@ -261,39 +268,8 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
             mirror.fetch("outputs/")  # of the other processes
         summary, sections = workload.finish(state, watch.beat) if workload.finish else ({}, {})
         recorder.finish(step, summary, sections)
+        tiers.end()
     return Exit.DONE
-
-
-def _first_state(
-    workload: Workload,
-    config: Any,
-    mesh: Mesh,
-    about: dict[str, Any],
-    checkpoints: Checkpoints,
-    clock: telemetry.Clock,
-) -> tuple[State, dict[str, Any], Any]:
-    """The state, the manifest of its checkpoint ({} for a new run) and the shardings.
-
-    Restored or initialised; each device makes only its own shards.
-    """
-    abstract, shardings = abstract_state(workload, config.run.seed, mesh)
-    with jax.set_mesh(mesh):
-        with clock.measure("restore"):
-            restored = checkpoints.restore(abstract, about, identity_of(type(config)()))
-        if restored is None:
-            checkpoints.check_none_lost()
-        state, manifest = restored or (initialise(workload, config.run.seed, shardings), {})
-    return state, manifest, shardings
-
-
-def _check_last_save(error: str | None, run_dir: PurePath) -> None:
-    if error is not None:
-        raise UserError(
-            got=f"the last checkpoint could not be saved: {error}",
-            expected=f"room for it in {run_dir}",
-            do="free some space and run the same command again: it goes on from the last "
-            "checkpoint that was saved",
-        )
 
 
 def _is_done(workload: Workload, newest: dict[str, float]) -> bool:

@@ -51,6 +51,7 @@ def test_what_is_asked_for_is_there_and_nothing_else(tmp_path: Path) -> None:
     assert not [v for v in parts(plain)[3]["env"] if v["name"].startswith("MEGASCALE")]
     asked = {"spot": True, "queue": "team", "priority": "high", "service_account": "trainer"}
     asked |= {"host_network": True, "privileged": True, "volume": "data:/mnt"}
+    asked |= {"local_disk": "/mnt/disks/ssd"}
     manifest = jobset(job_of(tmp_path, **asked, env={"A": "1e3"}))
     assert lint(manifest) == []
     labels = {"kueue.x-k8s.io/queue-name": "team", "kueue.x-k8s.io/priority-class": "high"}
@@ -60,6 +61,9 @@ def test_what_is_asked_for_is_there_and_nothing_else(tmp_path: Path) -> None:
     assert pod["hostNetwork"] is main["securityContext"]["privileged"] is True
     assert {"name": "A", "value": "1e3"} in main["env"]
     assert pod["volumes"][1] == {"name": "shared", "persistentVolumeClaim": {"claimName": "data"}}
+    on_node = {"path": "/mnt/disks/ssd", "type": "DirectoryOrCreate"}
+    assert pod["volumes"][2] == {"name": "local", "hostPath": on_node}
+    assert {"name": "local", "mountPath": "/mnt/disks/ssd"} in pod["containers"][0]["volumeMounts"]
     assert "priorityClassName" not in pod
     assert parts(jobset(job_of(tmp_path, priority="high")))[2]["priorityClassName"] == "high"
     # One host needs no node pool for itself, and GPU nodes of one pool serve many jobs.
