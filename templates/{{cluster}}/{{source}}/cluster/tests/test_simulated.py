@@ -72,14 +72,19 @@ def run_stubs(
     grace: float = 1.0,
     **job: object,
 ) -> tuple[simulated.Outcome, list[Process]]:
-    """A job of two hosts that run this Python."""
+    """A job of two hosts that run this Python; each begins once the one before is ready()."""
     started: list[Process] = []
+    code = f"import sys\ndef ready(): open(sys.argv[2], 'w').close()\n{code}"
 
     def start_pod(pod: Pod, port: int, count: int, logs: Path) -> Process:
         log = logs / f"host-{pod.number}.log"
         with log.open("wb") as file:
-            words = [sys.executable, "-c", code, str(pod.number)]
+            mark = logs / f"ready-{pod.number}"
+            words = [sys.executable, "-c", code, str(pod.number), str(mark)]
             child = subprocess.Popen(words, stdout=file, stderr=file, start_new_session=True)
+        while "; ready()" in code and not mark.exists():
+            assert child.poll() is None, log.read_text()
+            time.sleep(0.01)
         started.append(Process(pod, log, child))
         return started[-1]
 
@@ -91,13 +96,15 @@ def run_stubs(
         assert all(each.started.poll() is not None for each in started)
 
 
-STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); ready(); time.sleep(60)"
+)
 
 
 def test_who_ignores_sigterm_is_killed_after_its_grace(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    first = "import sys, time\nif sys.argv[1] == '0':\n time.sleep(0.5); sys.exit(2)\n"
+    first = "import time\nif sys.argv[1] == '0': ready(); time.sleep(1); sys.exit(2)\n"
     began_s = time.monotonic()
     outcome, _ = run_stubs(monkeypatch, tmp_path, first + STUBBORN)
     assert (outcome.code, outcome.attempts[0]["codes"]) == (2, [2, 137])
@@ -118,18 +125,26 @@ def test_ctrl_c_lets_the_hosts_save(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: signal.Signals
 ) -> None:
     saves = (
-        "import signal, sys, time\n"
+        "import signal, time\n"
         "def save(*_):\n time.sleep(0.3); print('saved', flush=True); sys.exit(42)\n"
-        "signal.signal(signal.SIGTERM, save); time.sleep(60)"
+        "signal.signal(signal.SIGTERM, save); ready(); time.sleep(60)"
     )
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(42))  # as the console script
-    threading.Timer(1.5, os.kill, (os.getpid(), number)).start()
+    folder = tmp_path / "run" / "simulated" / "attempt-1"
+
+    def ask() -> None:
+        while not (folder / "ready-1").exists():
+            time.sleep(0.01)
+        time.sleep(1.5)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=ask).start()
     try:
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             run_stubs(monkeypatch, tmp_path, saves, *parse("hang", ("1@0.5s",), 2), grace=5.0)
     finally:
         signal.signal(signal.SIGTERM, before)
-    logs = sorted((tmp_path / "run" / "simulated" / "attempt-1").glob("*.log"))
+    logs = sorted(folder.glob("*.log"))
     assert [log.read_text() for log in logs] == ["saved\n"] * 2
 
 
