@@ -129,7 +129,9 @@ def test_ctrl_c_lets_the_hosts_save(
         "def save(*_):\n time.sleep(0.3); print('saved', flush=True); sys.exit(42)\n"
         "signal.signal(signal.SIGTERM, save); ready(); time.sleep(60)"
     )
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(42))  # as the console script
+    # As the console script; SIGINT is ignored where a shell began this suite in the background.
+    handlers = {signal.SIGTERM: lambda *_: sys.exit(42), signal.SIGINT: signal.default_int_handler}
+    before = {each: signal.signal(each, handler) for each, handler in handlers.items()}
     folder = tmp_path / "run" / "simulated" / "attempt-1"
 
     def ask() -> None:
@@ -143,7 +145,8 @@ def test_ctrl_c_lets_the_hosts_save(
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             run_stubs(monkeypatch, tmp_path, saves, *parse("hang", ("1@0.5s",), 2), grace=5.0)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
     logs = sorted(folder.glob("*.log"))
     assert [log.read_text() for log in logs] == ["saved\n"] * 2
 
