@@ -5,6 +5,7 @@ The model is linear with a known noise, so that every number has a closed form.
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,6 +74,7 @@ def exact(rows: np.ndarray, given: np.ndarray, runs: Path) -> tuple[np.ndarray, 
 
 def test_the_report_has_it_all(runs: Path) -> None:
     page = (runs / "right" / "report.html").read_text()
+    page = re.sub(r"base64,[\w+/=]*", "", page)  # of images, which may spell any short word
     order = [
         "&lt;wage&gt;",
         "standardised",
