@@ -79,6 +79,7 @@ class Chip:
     api_counts: int = 1  # that such a name counts for a chip: cores on v4 and v5p
     devices: int = 1  # that JAX shows for a chip
     fast_hosts: int = 1  # of GPUs, that one NVLink network joins: 18 in an NVL72 rack
+    sky: str = ""  # of GPUs, that machine in SkyPilot's catalogue of Google Cloud; "" = none
 
 
 TPU_PAGE = "docs.cloud.google.com/tpu/docs/{}; a half of its bidirectional ICI (read 2026-08)"
@@ -100,13 +101,13 @@ CHIPS = {
     "tpu7x": Chip("TPU7x", 3, 9216, _7X, "tpu7x", 600e9, 12.5e9,
                   TPU_PAGE.format("tpu7x"), devices=2),
     "a100": Chip("NVIDIA A100-SXM4-80GB", 0, 0, {8: "a2-ultragpu-8g"}, "nvidia-a100-80gb",
-                 300e9, 100e9 / 8 / 8, GPU_PAGE),
+                 300e9, 100e9 / 8 / 8, GPU_PAGE, sky="A100-80GB"),
     "h100": Chip("NVIDIA H100 80GB HBM3", 0, 0, {8: "a3-megagpu-8g"}, "nvidia-h100-mega-80gb",
-                 450e9, 1600e9 / 8 / 8, GPU_PAGE),
+                 450e9, 1600e9 / 8 / 8, GPU_PAGE, sky="H100-MEGA"),
     "h200": Chip("NVIDIA H200", 0, 0, {8: "a3-ultragpu-8g"}, "nvidia-h200-141gb",
-                 450e9, 3200e9 / 8 / 8, GPU_PAGE),
+                 450e9, 3200e9 / 8 / 8, GPU_PAGE, sky="H200"),
     "b200": Chip("NVIDIA B200", 0, 0, {8: "a4-highgpu-8g"}, "nvidia-b200",
-                 900e9, 3200e9 / 8 / 8, GPU_PAGE),
+                 900e9, 3200e9 / 8 / 8, GPU_PAGE, sky="B200"),
     "gb200": Chip("NVIDIA GB200", 0, 0, {4: "a4x-highgpu-4g"}, "nvidia-gb200",
                   900e9, 1600e9 / 8 / 4, GPU_PAGE, fast_hosts=18),
 }  # fmt: skip
@@ -124,6 +125,7 @@ class Slice:
     machine_type: str
     gke_accelerator: str
     api_type: str  # in the TPU API; "" where it has none
+    sky_type: str  # in SkyPilot; "" where it has none
     device_kind: str
     devices: int  # that JAX shows
     islands: int  # that the slower network joins: 1 of TPUs, else groups of GPU nodes
@@ -132,6 +134,13 @@ class Slice:
     is_tpu: bool
     peaks: Peaks  # of one device
     source: str
+
+    @property
+    def most_compact(self) -> str:
+        """The topology that the TPU API takes for so many chips, where it is told no shape."""
+        known = _topologies(self.accelerator)
+        same = [name for name, chips in known.items() if chips == self.chips]
+        return min(same, key=lambda name: sum(map(int, name.split("x"))))
 
     def libtpu_options(self, slices: int = 1) -> dict[str, object]:
         """What `topologies.get_topology_desc` takes beside the name, to have the same hosts."""
@@ -173,6 +182,8 @@ def slice_of(accelerator: str, topology: str) -> Slice:
             do=f"write 2 for two machines {chip.machines[max(chip.machines)]}",
         )
     per_host = chips if chips in chip.machines else 4 if chip.dims else max(chip.machines)
+    api = f"{chip.api}-{chips * chip.api_counts}" if chip.api else ""
+    sky = f"{chip.sky}:{per_host}" if chip.sky else f"tpu-{api}" if api else ""
     return Slice(
         accelerator=accelerator,
         topology=topology,
@@ -181,7 +192,8 @@ def slice_of(accelerator: str, topology: str) -> Slice:
         chips_per_host=per_host,
         machine_type=chip.machines[per_host],
         gke_accelerator=chip.gke_accelerator,
-        api_type=f"{chip.api}-{chips * chip.api_counts}" if chip.api else "",
+        api_type=api,
+        sky_type=sky,
         device_kind=chip.device_kind,
         devices=chips * chip.devices,
         islands=1 if chip.dims else -(-chips // per_host // chip.fast_hosts),

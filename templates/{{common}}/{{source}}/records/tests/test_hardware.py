@@ -67,26 +67,36 @@ def test_links_are_in_proportion():
 
 
 @pytest.mark.parametrize(
-    ("name", "hosts", "chips_per_host", "machine", "api"),
+    ("name", "hosts", "chips_per_host", "machine", "api", "sky"),
     [
-        ("v4:2x2x4", 4, 4, "ct4p-hightpu-4t", "v4-32"),  # cores
-        ("v5e:1x1", 1, 1, "ct5lp-hightpu-1t", "v5litepod-1"),
-        ("v5e:2x4", 1, 8, "ct5lp-hightpu-8t", "v5litepod-8"),
-        ("v5e:16x16", 64, 4, "ct5lp-hightpu-4t", "v5litepod-256"),
-        ("v5p:16x16x24", 1536, 4, "ct5p-hightpu-4t", "v5p-12288"),
-        ("v6e:2x2", 1, 4, "ct6e-standard-4t", "v6e-4"),
-        ("v6e:4x4", 4, 4, "ct6e-standard-4t", "v6e-16"),
-        ("tpu7x:2x2x1", 1, 4, "tpu7x-standard-4t", ""),
-        ("h100:2", 2, 8, "a3-megagpu-8g", ""),
-        ("gb200:18", 18, 4, "a4x-highgpu-4g", ""),
+        ("v4:2x2x4", 4, 4, "ct4p-hightpu-4t", "v4-32", "tpu-v4-32"),  # cores
+        ("v5e:1x1", 1, 1, "ct5lp-hightpu-1t", "v5litepod-1", "tpu-v5litepod-1"),
+        ("v5e:2x4", 1, 8, "ct5lp-hightpu-8t", "v5litepod-8", "tpu-v5litepod-8"),
+        ("v5e:16x16", 64, 4, "ct5lp-hightpu-4t", "v5litepod-256", "tpu-v5litepod-256"),
+        ("v5p:16x16x24", 1536, 4, "ct5p-hightpu-4t", "v5p-12288", "tpu-v5p-12288"),
+        ("v6e:2x2", 1, 4, "ct6e-standard-4t", "v6e-4", "tpu-v6e-4"),
+        ("v6e:4x4", 4, 4, "ct6e-standard-4t", "v6e-16", "tpu-v6e-16"),
+        ("tpu7x:2x2x1", 1, 4, "tpu7x-standard-4t", "", ""),
+        ("a100:1", 1, 8, "a2-ultragpu-8g", "", "A100-80GB:8"),
+        ("h100:2", 2, 8, "a3-megagpu-8g", "", "H100-MEGA:8"),  # H100 is another machine there
+        ("h200:2", 2, 8, "a3-ultragpu-8g", "", "H200:8"),
+        ("b200:2", 2, 8, "a4-highgpu-8g", "", "B200:8"),
+        ("gb200:18", 18, 4, "a4x-highgpu-4g", "", ""),
     ],
 )
-def test_slices_are_those_of_the_pages(name, hosts, chips_per_host, machine, api):
+def test_slices_are_those_of_the_pages(name, hosts, chips_per_host, machine, api, sky):
     found = slice_of(*name.split(":"))
     assert (found.hosts, found.chips_per_host) == (hosts, chips_per_host)
     assert found.chips == hosts * chips_per_host
-    assert (found.machine_type, found.api_type) == (machine, api)
+    assert (found.machine_type, found.api_type, found.sky_type) == (machine, api, sky)
     assert found.devices == found.chips * (2 if name.startswith("tpu7x") else 1)
+
+
+@pytest.mark.parametrize(
+    ("topology", "expected"), [("4x4x16", "4x8x8"), ("4x4x24", "4x8x12"), ("2x4x4", "2x4x4")]
+)
+def test_as_many_chips_in_their_most_compact_shape(topology, expected):
+    assert slice_of("v5p", topology).most_compact == expected
 
 
 @pytest.mark.parametrize(
