@@ -139,7 +139,11 @@ def test_each_option_brings_its_own_files_only(grown: tuple[Path, Answers]) -> N
     assert (project / ".gitlab-ci.yml").exists() == (answers["ci"] == "gitlab")
     assert (project / "LICENSE").exists() == (answers["licence"] != "proprietary")
     dockerfile = read(project / "Dockerfile")
-    assert f"ARG ACCELERATOR={answers['accelerator']}\n" in dockerfile
+    wanted = answers["accelerator"]
+    if several and wanted == "cpu":
+        wanted = "tpu"  # the one of `launch/job.toml`
+    assert f"ARG ACCELERATOR={wanted}\n" in dockerfile
+    assert f"ARG STORE={'gcs' if several else ''}\n" in dockerfile
     users = re.findall(r"^USER (.*)", dockerfile, re.MULTILINE)
     assert users
     assert not users[-1].startswith(("0", "root"))
@@ -220,6 +224,7 @@ def test_the_image_takes_what_is_locked(project: Path) -> None:
     assert len(syncs) == 2
     for command in syncs:
         assert "if [ -f uv.lock ]; then export UV_LOCKED=1; fi" in command
+        assert command.endswith('--extra "$ACCELERATOR" ${STORE:+--extra "$STORE"}')
 
 
 def test_the_file_map_names_every_module(grown: tuple[Path, Answers]) -> None:
