@@ -156,7 +156,9 @@ def stand_ins(found: Slice, slices: int) -> list[StandIn]:
     per_island = found.devices // found.islands
     platform = "tpu" if found.is_tpu else "gpu"
     return [
-        StandIn(i, platform, "", i // per_host, i // per_island, (i % per_island, 0, 0))
+        StandIn(
+            i, platform, found.device_kind, i // per_host, i // per_island, (i % per_island, 0, 0)
+        )
         for i in range(found.devices * slices)
     ]
 

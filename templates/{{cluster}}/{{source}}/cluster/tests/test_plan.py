@@ -136,6 +136,12 @@ def test_a_state_that_is_larger_than_a_device_is_ruled_out() -> None:
     assert row("h100:1", **sizes).fits is None
 
 
+@pytest.mark.parametrize("name", ["h100:2", "v5e:4x4"])
+def test_stand_ins_are_named_as_what_they_stand_for(name: str) -> None:
+    found = slice_of(*name.split(":"))
+    assert {each.device_kind for each in stand_ins(found, 2)} == {found.device_kind}
+
+
 def test_gpu_nodes_are_joined_by_their_network_but_for_those_of_a_rack() -> None:
     size = 512 * 1024 * 4
     assert row("h100:2").dcn_bytes_per_host == pytest.approx(size / 2)
