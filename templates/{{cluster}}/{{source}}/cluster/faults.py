@@ -67,10 +67,12 @@ def disk_full(pid: int) -> None:
 
 
 # Kind -> what it does to a process, by its number, which is that of its group too. `slow` is done
-# over and over, by whoever looks.
+# over and over, by whoever looks; SIGTERM is sent by whoever waits for its grace. `gone` differs
+# from `kill` in what the cluster is told of the pod, and when.
 STRIKES: dict[str, Callable[[int], object]] = {
     "kill": lambda pid: os.killpg(pid, signal.SIGKILL),
-    "term": lambda pid: os.killpg(pid, signal.SIGTERM),
+    "gone": lambda pid: os.killpg(pid, signal.SIGKILL),
+    "term": lambda pid: None,
     "hang": lambda pid: os.killpg(pid, signal.SIGSTOP),
     "slow": lambda pid: None,
     "raise": lambda pid: os.killpg(pid, signal.SIGUSR2),

@@ -10,12 +10,14 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..runtime.detect import ADDRESS, detect
+from .job import takes_run_dir
 from .restarts import JobName, Manifest, jobs
 
 LABEL = re.compile(r"metadata\.(?:labels|annotations)\['jobset\.sigs\.k8s\.io/(.+)'\]")
 # Of the launcher that this machine may be part of; XLA_FLAGS may count devices too.
 FOREIGN = re.compile(r"(SLURM|OMPI|JOBSET|JOB_COMPLETION)_|JAX_(COORD|NUM_PROC|PROC)|XLA_FLAGS")
 OF_TPUS = re.compile(r"(TPU|MEGASCALE)_")  # which are not here
+OF_THE_IMAGE = ("LD_LIBRARY_PATH",)  # folders that are not here
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ def rehosted(manifest: Manifest, hosts: int) -> Manifest:
 
 def environment(pod: Pod, port: int, count: int) -> dict[str, str]:
     """The variables of a pod's process here, where the coordinator and all devices are too."""
-    environ = {n: v for n, v in os.environ.items() if not FOREIGN.match(n)} | pod.environ
+    environ = {n: v for n, v in os.environ.items() if not FOREIGN.match(n)}
+    environ |= {n: v for n, v in pod.environ.items() if n not in OF_THE_IMAGE}
     environ = {n: v for n, v in environ.items() if not OF_TPUS.match(n)}
     environ |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(pod.devices)}
     return environ | ({ADDRESS: f"127.0.0.1:{port}"} if count > 1 else {})
@@ -92,7 +95,7 @@ def _arguments(words: list[str], run_dir: Path) -> list[str]:
     kept = list(words)
     if "--run-dir" in kept:
         del kept[(at := kept.index("--run-dir")) : at + 2]
-    elif "train" not in kept:  # another command, which has no run
+    elif not takes_run_dir(kept):
         return kept
     return [*kept, "--run-dir", str(run_dir)]
 

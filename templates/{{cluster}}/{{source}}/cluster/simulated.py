@@ -22,7 +22,7 @@ from ..errors import UserError
 from ..records import store
 from .faults import SLOWDOWN, STRIKES, Fault
 from .pods import Pod, environment, grace_s, pods
-from .restarts import EVICTED, Ended, Manifest, Verdict, verdict
+from .restarts import EVICTED, LOOK_S, Ended, Manifest, Verdict, verdict
 from .screen import Row, Screen
 
 POLL_S = 0.1
@@ -39,6 +39,8 @@ class Process:
     state: str = "runs"
     ended: Ended | None = None
     evicted: bool = False
+    vanished: bool = False
+    """With its machine: its end is known minutes later in a cluster, and here after its peers'."""
     kill_at_s: float | None = None
     """When its grace is over; None = it was not told to end."""
 
@@ -51,10 +53,15 @@ class Process:
         elif time.monotonic() > self.kill_at_s:
             self.send(signal.SIGKILL)
 
+    def is_judged(self) -> bool:
+        """Whether a controller has looked at its end before it looks at one of now."""
+        return self.ended is not None and time.monotonic() > self.ended.at_s + LOOK_S
+
     def send(self, number: int) -> None:
         """Send a signal to it and to what it has started."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.started.pid, number)
+        if self.started.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.started.pid, number)
 
 
 @dataclass
@@ -112,7 +119,7 @@ class Simulation:
         with self._processes(number) as processes:
             while any(each.ended is None for each in processes):
                 for each in processes:
-                    self._look(each)
+                    self._look(each, processes)
                 ended = [each.ended for each in processes if each.ended]
                 if found.action == "wait":
                     found = verdict(self._manifest, ended, counted)
@@ -164,10 +171,12 @@ class Simulation:
                     each.send(signal.SIGKILL)
                 each.started.wait()
 
-    def _look(self, process: Process) -> None:
+    def _look(self, process: Process, peers: list[Process]) -> None:
         """Note the end of a process, as a container tells it."""
         code = process.started.poll()
         if code is None or process.ended:
+            return
+        if process.vanished and not all(each.vanished or each.is_judged() for each in peers):
             return
         code = 128 - code if code < 0 else code
         conditions = (EVICTED,) if process.evicted else ()
@@ -184,7 +193,8 @@ class Simulation:
             fault.struck_s, fault.struck_step = self._now_s(), step
             fault.struck_in = process
             self._say(f"fault: {fault.words}, at step {step}")
-            process.evicted |= fault.kind == "term"
+            process.evicted |= fault.kind in ("term", "gone")
+            process.vanished |= fault.kind == "gone"
             if fault.kind == "term":
                 process.stop(self._grace_s)
             process.state = fault.kind

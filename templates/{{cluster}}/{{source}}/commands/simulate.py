@@ -1,5 +1,6 @@
 """`simulate`: the rendered job on this machine, with its restarts and with faults. No JAX."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,6 +33,7 @@ def simulate(
     devices_per_host: Hosts = 0,
     grace_s: Seconds = 0.0,
     kill: tuple[str, ...] = (),
+    gone: tuple[str, ...] = (),
     term: tuple[str, ...] = (),
     hang: tuple[str, ...] = (),
     slow: tuple[str, ...] = (),
@@ -49,7 +51,8 @@ def simulate(
         hosts: processes, in the place of those of the topology; 0 = as many
         devices_per_host: of the CPU, in the place of the chips; 0 = as many
         grace_s: from SIGTERM to SIGKILL; 0 = as the job file says
-        kill: the host is gone at once, as by SIGKILL
+        kill: the process is killed, as when it is out of memory
+        gone: the machine vanishes: its peers see it first, and the cluster last
         term: the host is taken away: SIGTERM to it alone, and SIGKILL after the grace
         hang: the host stops, and answers nobody
         slow: the host works a fifth of the time from then on
@@ -62,7 +65,10 @@ def simulate(
             expected="a folder of this machine",
             do="leave it out, or name a folder; `launch` sends the job to the bucket of its file",
         )
-    manifest: Manifest = jobset(read_job(job))
+    found = read_job(job)
+    if found.accelerator == "cpu":  # of Slurm: as many nodes, in a manifest that has rules for them
+        found, devices_per_host = replace(found, accelerator="h100"), devices_per_host or 1
+    manifest: Manifest = jobset(found)
     if hosts:
         manifest = rehosted(manifest, hosts)
     count = sum(each["completions"] for each in jobs(manifest).values())
@@ -72,7 +78,8 @@ def simulate(
             expected=f"{MOST_HOSTS} processes at most, or a number that you name",
             do="add --hosts 4, with --devices-per-host 1 on a small machine",
         )
-    given = {"kill": kill, "term": term, "hang": hang, "slow": slow, "raise": fail, "full": full}
+    given = {"kill": kill, "gone": gone, "term": term, "hang": hang, "slow": slow}
+    given |= {"raise": fail, "full": full}
     faults = [each for kind in STRIKES for each in parse(kind, given[kind], count)]
     seconds, devices = grace_s or None, devices_per_host or None
     outcome = Simulation(manifest, Path(run_dir), faults, devices=devices, grace=seconds).run()

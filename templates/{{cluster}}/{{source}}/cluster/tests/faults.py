@@ -78,6 +78,7 @@ ROWS = [
     Row("SIGTERM to the coordinator", "term", 0, ((42,), (42,)), FREE, 0, 15),
     Row("SIGKILL one", "kill", 1, (LOST, (KILLED,)), COUNTED, 2 * EVERY, 45),
     Row("coordinator killed", "kill", 0, ((KILLED,), LOST), COUNTED, 2 * EVERY, 45),
+    Row("machine vanishes", "gone", 1, (LOST, (KILLED,)), COUNTED, 2 * EVERY, 45),
     Row("SIGSTOP one", "hang", 1, (LOST, (KILLED,)), COUNTED, 2 * EVERY, 65),
     Row("sleep in one", "sleep", 1, (LOST, LOST), COUNTED, 2 * EVERY, 45),
     Row("exception in one", "raise", 1, ((1,), (1,)), FAILED, 2 * EVERY, 15),

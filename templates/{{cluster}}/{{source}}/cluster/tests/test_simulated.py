@@ -21,6 +21,7 @@ from ..faults import Fault, parse
 from ..jobset import jobset
 from ..ledger import attempts
 from ..pods import Pod, environment, pods, rehosted
+from ..restarts import EVICTED
 from ..simulated import Process, Simulation
 from . import faults
 from .jobs import job_of
@@ -151,6 +152,39 @@ def test_ctrl_c_lets_the_hosts_save(
     assert [log.read_text() for log in logs] == ["saved\n"] * 2
 
 
+AGAIN = "if 'attempt-1' not in sys.argv[2]: time.sleep(0.5); sys.exit(0)\n"
+
+
+def test_a_host_is_told_to_end_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sent: list[tuple[int, int]] = []
+    killpg = os.killpg
+
+    def send(pid: int, number: int) -> None:
+        sent.append((pid, number))
+        killpg(pid, number)
+
+    monkeypatch.setattr(os, "killpg", send)
+    code = f"import time; ready()\n{AGAIN}time.sleep(60)"
+    _, started = run_stubs(monkeypatch, tmp_path, code, *parse("term", ("1@0.5s",), 2))
+    assert sorted(sent) == sorted((each.started.pid, signal.SIGTERM) for each in started[:2])
+
+
+@pytest.mark.parametrize(("spot", "rule"), [(True, "peer_lost"), (False, "fault")])
+def test_a_machine_that_vanishes_is_told_of_last(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, spot: bool, rule: str
+) -> None:
+    code = f"import time; ready()\n{AGAIN}time.sleep(2 + 60 * int(sys.argv[1])); sys.exit(44)"
+    fault = parse("gone", ("1@0.5s",), 2)
+    outcome, started = run_stubs(monkeypatch, tmp_path, code, *fault, spot=spot)
+    assert [each["codes"] for each in outcome.attempts] == [[44, 137], [0, 0]]
+    assert f"rule {rule} for" in outcome.attempts[0]["why"]
+    first, second = (each.ended for each in started[:2])
+    assert first is not None
+    assert second is not None
+    assert second.conditions == (EVICTED,)
+    assert first.at_s < second.at_s
+
+
 def test_a_slow_host_works_now_and_then(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     works = (
         "import time\nend, worked = time.monotonic() + 3, 0\nwhile time.monotonic() < end:\n"
@@ -192,6 +226,7 @@ def test_pods_find_their_places_by_the_variables_of_the_manifest(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("SLURM_STEP_NODELIST", "other")  # of the machine that simulates
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/here")
     job = job_of(tmp_path, topology="2x4", accelerator="v5e", slices=2, env={"NAME": "value"})
     found = pods(jobset(job), Path("runs/here"))
     total = job.slice.hosts * 2
@@ -203,8 +238,13 @@ def test_pods_find_their_places_by_the_variables_of_the_manifest(
         assert place.coordinator == "127.0.0.1:4321"
         assert environ["NAME"] == "value"
         assert not any(name.startswith(("MEGASCALE_", "SLURM_")) for name in environ)
+        assert environ["JAX_PLATFORMS"] == "cpu"
         assert pod.arguments[-2:] == ["--run-dir", "runs/here"]
         assert pod.arguments.count("--run-dir") == 1
+    gpus = jobset(job_of(tmp_path, accelerator="h100", topology="2"))
+    assert environment(pods(gpus, tmp_path)[0], 4321, 2)["LD_LIBRARY_PATH"] == "/here"
+    doctor = jobset(job_of(tmp_path, command="doctor"))
+    assert pods(doctor, tmp_path)[0].arguments == ["doctor"]
 
 
 def test_manifests_that_cannot_be_simulated_are_refused(tmp_path: Path) -> None:
