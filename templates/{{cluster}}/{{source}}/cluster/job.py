@@ -1,25 +1,31 @@
-"""The job file: what to run, on which hardware, how often again. Renders nothing."""
+"""The job file: what to run, on which hardware, how often again. Renders nothing.
 
+What a target cannot run of it is in `targets.py`.
+"""
+
+import contextlib
 import dataclasses
 import difflib
+import importlib
+import inspect
+import io
 import re
 import shlex
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 from ..errors import Exit, UserError
 from ..records import store
 from ..records.hardware import Slice, slice_of
-from ..run_config import BUCKET
 from ..runtime.detect import JOB_VARIABLES
 
-COMMANDS = Path(__file__).parents[1] / "commands"
+PACKAGE = __name__.partition(".")[0]
 LABEL = r"[a-z]([-a-z0-9]*[a-z0-9])?"
 WORD = r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
 IMAGE = r"[A-Za-z0-9][\w.-]*(:\d+)?(/[\w.-]+)*(:[\w.-]+)?@sha256:[0-9a-f]{64}"
-PLACEHOLDERS = re.compile(r"\b(BUCKET|PROJECT|REGION|REPOSITORY)\b|@sha256:0{64}$")
 # How JobSet names pods: JOB-slice-REPLICA-HOST, and the five letters that Kubernetes adds.
 SLICE_NAME, POD_SUFFIX, MOST_LETTERS = "slice", "-xxxxx", 63
 # Variables by which a process finds its place: a value for all hosts would contradict it.
@@ -51,7 +57,7 @@ class Job:
 
     name: str = _key("", LABEL, "lower-case letters, digits and -, a letter first")
     command: tuple[str, ...] = ()
-    accelerator: str = ""  # of records/hardware.py; or cpu, on Slurm
+    accelerator: str = ""  # of records/hardware.py; or cpu, on Slurm and in `simulate`
     topology: str = ""
     slices: int = _key(1, least=1, most=1024)
     image: str = _key("", f"({IMAGE})?", "NAME@sha256:DIGEST, since a tag may move")
@@ -88,7 +94,19 @@ class Job:
     def arguments(self) -> list[str]:
         """The words after the name of the console script."""
         first = ["health", "--"] if self.health_check else []
-        return [*first, *self.command, *(["--run-dir", self.run_dir] if self.run_dir else [])]
+        has_run = self.run_dir and takes_run_dir(self.command)
+        return [*first, *self.command, *(["--run-dir", self.run_dir] if has_run else [])]
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The variables of every host, `[env]` and ours.
+
+        JAX goes on by the CPU alone where the backend of the accelerator is missing or broken,
+        unless it is told which one it has to have.
+        """
+        kind = "cpu" if self.accelerator == "cpu" else "tpu" if self.slice.is_tpu else "cuda"
+        backends = "cpu" if kind == "cpu" else f"{kind},cpu"
+        return dict(sorted(({"JAX_PLATFORMS": backends} | self.env).items()))
 
 
 def read_job(path: PurePath) -> Job:
@@ -105,68 +123,43 @@ def read_job(path: PurePath) -> Job:
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3) or known
-            raise _wrong(path, name, given[name], f"a key such as {', '.join(near)}")
+            raise wrong(path, name, given[name], f"a key such as {', '.join(near)}")
     for name in ("name", "command", "accelerator", "topology"):
         if name not in given:
-            raise _wrong(path, name, None, "this key")
+            raise wrong(path, name, None, "this key")
     for key in dataclasses.fields(Job):
         if key.name in given and (expected := _complaint(given[key.name], key)):
-            raise _wrong(path, key.name, given[key.name], expected)
-    if expected := _command_complaint(given["command"]):
-        raise _wrong(path, "command", given["command"], expected)
-    job = Job(**given | {"command": tuple(shlex.split(given["command"]))})
+            raise wrong(path, key.name, given[key.name], expected)
+    words, expected = _words(given["command"])
+    if expected:
+        raise wrong(path, "command", given["command"], expected)
+    job = Job(**given | {"command": words})
     if job.spot and job.reservation:
-        raise _wrong(path, "reservation", job.reservation, "spot or a reservation, not both")
+        raise wrong(path, "reservation", job.reservation, "spot or a reservation, not both")
     if job.accelerator == "cpu" and not re.fullmatch(r"[1-9]\d{0,3}", job.topology):
-        raise _wrong(path, "topology", job.topology, "a number of nodes")
+        raise wrong(path, "topology", job.topology, "a number of nodes")
     longest = f"{job.name}-{SLICE_NAME}-{job.slices - 1}-{job.hosts - 1}{POD_SUFFIX}"
     if (over := len(longest) - MOST_LETTERS) > 0:
-        raise _wrong(path, "name", job.name, f"{over} letters less: pods are called {longest}")
+        raise wrong(path, "name", job.name, f"{over} letters less: pods are called {longest}")
     return job
-
-
-def check_target(job: Job, target: str) -> None:
-    """Refuse a job that a target cannot run: one from which restarts would find nothing again."""
-    remote = target in ("gke", "queued", "skypilot")
-    claim, _, mount = job.volume.partition(":")
-    shared = BUCKET.fullmatch(job.run_dir) or (
-        target == "gke" and claim and f"{job.run_dir}/".startswith(f"{mount.rstrip('/')}/")
-    )
-    if target in ("gke", "queued") and not job.image:
-        raise _wrong(target, "image", job.image, "NAME@sha256:DIGEST, what the hosts run")
-    if remote and not shared and (job.run_dir or job.command[0] == "train"):
-        expected = "gs://BUCKET/FOLDER or s3://BUCKET/FOLDER: the disk of a host goes with it"
-        if target == "gke":
-            expected += "; or a folder below that of `volume`"
-        raise _wrong(target, "run_dir", job.run_dir, expected)
-    if target != "slurm":
-        is_tpu = job.slice.is_tpu  # refuses cpu
-        if target == "queued" and not job.slice.api_type:
-            raise _wrong(target, "accelerator", job.accelerator, "one that the TPU API has")
-        if target == "queued" and not job.zone:
-            raise _wrong(target, "zone", job.zone, "a zone such as us-central2-b")
-        if target == "queued" and not job.run_dir.startswith("gs://"):
-            raise _wrong(target, "run_dir", job.run_dir, "gs://BUCKET/FOLDER: VMs have gcloud")
-        if target == "skypilot" and is_tpu and job.slices > 1:
-            raise _wrong(target, "slices", job.slices, "1: SkyPilot joins no TPU slices")
-    elif job.accelerator != "cpu" and job.slice.is_tpu:
-        raise _wrong(target, "accelerator", job.accelerator, "GPUs or cpu")
-
-
-def check_filled(job: Job) -> None:
-    """Refuse words of the template that are still to be filled in."""
-    for name, value in dataclasses.asdict(job).items():
-        if PLACEHOLDERS.search(str(value)):
-            raise _wrong("--apply", name, value, "your own instead of the words in capitals")
 
 
 def process(job: Job) -> str:
     """The command line of one process, as a shell reads it in the folder of the project."""
-    package = __name__.partition(".")[0]
-    return shlex.join([".venv/bin/python", "-m", package, *job.arguments])
+    return shlex.join([".venv/bin/python", "-m", PACKAGE, *job.arguments])
 
 
-def _wrong(where: object, name: str, value: object, expected: str) -> UserError:
+def takes_run_dir(words: Sequence[str]) -> bool:
+    """Whether the last command of a command line has a run folder, which may be in a bucket."""
+    first = max((i + 1 for i, word in enumerate(words) if word == "--"), default=0)
+    command = _command_line().find_commands().get(words[first])
+    parameters = inspect.signature(command).parameters if command else {}
+    return "config" in parameters or (
+        "run_dir" in parameters and parameters["run_dir"].annotation is str
+    )
+
+
+def wrong(where: object, name: str, value: object, expected: str) -> UserError:
     got = f"no {name}" if value is None else f"{name} = {value!r}"
     return UserError(got=f"{where}: {got}", expected=expected, do="correct it in the job file")
 
@@ -200,15 +193,45 @@ def _env_complaint(env: Any) -> str:
     return ""
 
 
-def _command_complaint(command: str) -> str:
+def _command_line() -> Any:
+    """The module `cli`, which stands above this room.
+
+    Asked by its name when a job is read: what starts the processes of a job has to read its words.
+    """
+    return importlib.import_module(f"{PACKAGE}.cli")
+
+
+def _words(command: str) -> tuple[tuple[str, ...], str]:
+    """The words of a command, and what they should be, or ""."""
     try:
-        words = shlex.split(command)
+        words = tuple(shlex.split(command))
     except ValueError as error:
-        return f"words of a shell: {error}"
-    names = sorted(p.stem.replace("_", "-") for p in COMMANDS.glob("[!_]*.py"))
-    if not words or words[0] not in names:
-        near = difflib.get_close_matches(words[0] if words else "", names, n=3) or names
-        return f"a command of this project such as {', '.join(near)}"
+        return (), f"words of a shell: {error}"
+    return words, _complaint_of_command(words)
+
+
+def _complaint_of_command(words: Sequence[str]) -> str:
+    """What a command should be, by the console script itself; "" where it would start."""
+    if not words or words[0].startswith("-"):
+        return f"a command of this project such as {', '.join(_command_line().find_commands())}"
     if any(re.fullmatch(r"--run[-_]dir(=.*)?", word) for word in words):
         return "no --run-dir: it is the key run_dir"
+    if "--" in words:
+        return "one command; health_check = true tests the hosts before it"
+    if any(re.fullmatch(r"--config(=.*)?", word) for word in words):
+        return ""  # a file that the hosts have, and this machine may lack
+    cli, shown = _command_line(), io.StringIO()
+    logs, cli.log.disabled = cli.log.disabled, True  # it would tell of settings as if it began
+    try:
+        with contextlib.redirect_stderr(shown), contextlib.redirect_stdout(shown):
+            cli.parse([*words])
+    except UserError as error:
+        parts = re.fullmatch(r"got: +(.*)\nexpected: (.*)\nto do:.*", str(error), re.DOTALL)
+        return f"{parts[2]} instead of {parts[1]}" if parts else str(error)
+    except SystemExit as end:  # tyro has printed what is wrong, below a title; or the help
+        lines = [line.strip("─-╭╮│├┤╰╯ ") for line in shown.getvalue().splitlines()]
+        said = "".join([*filter(None, lines)][1:2])
+        return f"options of `{words[0]}`: {said}" if end.code else "a command that does something"
+    finally:
+        cli.log.disabled = logs
     return ""

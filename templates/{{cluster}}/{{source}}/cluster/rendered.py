@@ -1,14 +1,16 @@
 """What a target takes: the file, and the commands that send it. Writes and runs nothing."""
 
 import re
+import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from .job import Job
+from .job import PACKAGE, Job
 from .jobset import jobset
 from .lint import has_schemas, lint
 from .queued import queued
@@ -31,7 +33,7 @@ class Rendered:
 def render(job: Job, target: str, file: Path, out: Path | None = None) -> Rendered:
     """The job of a file for a target; a manifest that lint refuses is our bug, and raises."""
     if target == "local":
-        simulate = [sys.argv[0], "simulate", "--job", str(file)]
+        simulate = [*_program(), "simulate", "--job", str(file)]
         return Rendered("", file, [simulate], ("the same processes and restarts, on this machine",))
     path = out or Path(LOGS) / f"{job.name}.{target}.{'sh' if target in SCRIPTS else 'yaml'}"
     if target in SCRIPTS:
@@ -46,14 +48,33 @@ def render(job: Job, target: str, file: Path, out: Path | None = None) -> Render
         raise ValueError(
             "\n".join(["cluster/jobset.py renders what a cluster would refuse:", *wrong])
         )
-    notes = (
-        () if has_schemas() else ("fields of Job and Pod are unchecked: uv sync --group launchers",)
-    )
     # Not `apply`: a JobSet cannot be changed, and a second start must not touch the first.
     create = ["kubectl", "create", "--validate=strict", "--filename", str(path)]
-    return Rendered(to_yaml(manifest), path, [create], notes)
+    return Rendered(to_yaml(manifest), path, [create], tuple(_notes(job)))
 
 
+def _notes(job: Job) -> Iterator[str]:
+    """What a manifest for GKE cannot say."""
+    if not has_schemas():
+        yield "fields of Job and Pod are unchecked: uv sync installs kubernetes-validate"
+    if job.spot and job.grace_s > SPOT_GRACE_S:
+        yield (
+            f"spot: GKE gives pods about {SPOT_GRACE_S} s, whatever grace_s says. If a save takes "
+            "longer, --local-folder and --save-every-steps bound what is lost"
+        )
+    if not job.slice.is_tpu:
+        yield "GPUs: the pods use the primary network card of a node alone, without GPUDirect"
+
+
+def _program() -> list[str]:
+    """This program as it can be typed again: its name where PATH has it, or as it was called."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return ["python", "-m", PACKAGE]
+    return [called.name if shutil.which(called.name) else sys.argv[0]]
+
+
+SPOT_GRACE_S = 15
 SCRIPTS = {"slurm": sbatch, "queued": queued}
 
 

@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ..cluster.job import check_filled, check_target, read_job
+from ..cluster.job import read_job
 from ..cluster.rendered import render
+from ..cluster.targets import check_filled, check_target
 from ..errors import Exit, UserError
 from ..records import store
 

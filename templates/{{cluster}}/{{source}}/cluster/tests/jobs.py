@@ -16,7 +16,6 @@ GIVEN: dict[str, Any] = {
     "topology": "4x4",
     "image": IMAGE,
     "run_dir": "gs://acme/runs/acorn",
-    "zone": "us-central2-b",
 }
 
 

@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from ... import cli
+from ...cluster.job import PACKAGE
+from ...cluster.simulated import Outcome, Simulation
 from ...cluster.tests.jobs import written
 from ...errors import Exit, UserError
 
@@ -32,6 +34,8 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def launched(folder: Path, *words: str, **changes: Any) -> int:
     if words[0] == "slurm":
         changes = {"accelerator": "h100", "topology": "2"} | changes
+    if words[0] == "queued":
+        changes = {"zone": "us-central2-b"} | changes
     return cli.run(["launch", *words, "--job", str(written(folder, **changes))])[0]
 
 
@@ -102,9 +106,51 @@ def test_what_is_refused_before_anything_runs(
         cli.parse(["launch", "gke", "--job", str(cluster / "no.toml")])()
 
 
+@pytest.mark.parametrize(
+    ("called_as", "shown"),
+    [
+        ("acorn", "acorn"),
+        ("{bin}/sbatch", "sbatch"),  # PATH has it
+        ("/elsewhere/acorn", "/elsewhere/acorn"),
+        ("/src/acorn/__main__.py", f"python -m {PACKAGE}"),
+    ],
+)
 def test_local_is_simulated(
-    cluster: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cluster: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    called_as: str,
+    shown: str,
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["acorn"])
+    monkeypatch.setattr(sys, "argv", [called_as.format(bin=cluster / "bin")])
     assert launched(cluster, "local", run_dir="runs/a", image=None) == Exit.DONE
-    assert f"acorn simulate --job {cluster}/job.toml" in capsys.readouterr().out
+    assert f"\n{shown} simulate --job {cluster}/job.toml" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "topology", "words", "devices"),
+    [
+        ("cpu", "3", [], [1, 1, 1]),
+        ("cpu", "2", ["--devices-per-host", "4"], [4, 4]),
+        ("v5e", "2x4", [], [8]),
+    ],
+)
+def test_any_job_is_simulated_by_as_many_hosts(
+    cluster: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    accelerator: str,
+    topology: str,
+    words: list[str],
+    devices: list[int],
+) -> None:
+    found: list[int] = []
+
+    def run(simulation: Simulation) -> Outcome:
+        found.extend(pod.devices for pod in simulation._pods)
+        return Outcome(0, "not run")
+
+    monkeypatch.setattr(Simulation, "run", run)
+    (cluster / "runs" / "simulated" / "simulated").mkdir(parents=True)
+    job = written(cluster, accelerator=accelerator, topology=topology, image=None)
+    assert cli.run(["simulate", "--job", str(job), *words])[0] == Exit.DONE
+    assert found == devices
