@@ -10,23 +10,30 @@ What restarts and what does not, in the words of the two controllers (Kubernetes
   FailJob rule ...", and rules of a JobSet match messages by `onJobFailureMessagePatterns`. An older
   JobSet does not know that field, and kubectl refuses the manifest then.
 - DisruptionTarget comes first: what a pod says while it is evicted is no bug.
-- Rules of a JobSet are asked in order over all failed Jobs. A bug in any slice comes first, since
-  the other slices lose a peer by it; then preemptions, which do not count as restarts. All else,
-  43, 44 and signals among it, is JobSet's default: restart, and count towards `maxRestarts`.
-- On spot capacity 44 is free too: a machine that vanishes without notice is seen by its peers only,
-  while a host that crashes tells its own code first.
+- Rules of a JobSet are asked in order over all Jobs that have failed, and ended, by then. A bug in
+  any slice comes first, since the other slices lose a peer by it; then preemptions, which do not
+  count as restarts; then faults, 43 and signals among them, which no rule of the pods names, so
+  that their Job fails by its `backoffLimit`: they count towards `maxRestarts`.
+- On spot capacity 44 is free, after faults: a machine that vanishes without notice is seen by its
+  peers only, and its own pod is told as gone minutes later. Elsewhere 44 is a fault.
+- A race remains on spot: a slice that has lost a peer may have ended, and be judged alone, before
+  the slice of that peer has. The fault there is then a free restart too.
 
 No flags of XLA or libtpu are set: none was measured to pay, and a hang is ended by the run's own
 watch. `[env]` of the job file takes yours.
 """
 
+import posixpath
 from typing import Any
 
 from ..errors import Exit
 from ..records.hardware import Slice
 from .job import FINAL, SLICE_NAME, Job
+from .targets import SHM
 
 NODE_POOL = "cloud.google.com/gke-nodepool"
+# Where GKE mounts the driver of a node's GPUs, which the image does not have.
+DRIVER = {"LD_LIBRARY_PATH": "/usr/local/nvidia/lib64"}
 
 
 def jobset(job: Job) -> dict[str, Any]:
@@ -40,7 +47,6 @@ def jobset(job: Job) -> dict[str, Any]:
     if slice_.is_tpu and slice_.hosts > 1:
         # One Job to one node pool, which is one slice: between two slices there is no ICI.
         metadata["annotations"] = {"alpha.jobset.sigs.k8s.io/exclusive-topology": NODE_POOL}
-    free = [Exit.PREEMPTED, *([Exit.PEER_LOST] if job.spot else [])]
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",
@@ -51,29 +57,42 @@ def jobset(job: Job) -> dict[str, Any]:
                 # A pod of the last attempt that still ends must not join the coordinator of the
                 # next one, which has the same name, nor hold the run folder.
                 "restartStrategy": "BlockingRecreate",
-                "rules": [
-                    _rule("bug", "FailJobSet", [f"exit code ({_either(FINAL)}) matching"]),
-                    _rule(
-                        "preempted",
-                        "RestartJobSetAndIgnoreMaxRestarts",
-                        ["condition DisruptionTarget ", f"exit code ({_either(free)}) matching"],
-                    ),
-                ],
+                "rules": _rules(job),
             },
             "replicatedJobs": [
                 {
                     "name": SLICE_NAME,
                     "replicas": job.slices,
-                    "template": {"spec": _job(job, slice_, free)},
+                    "template": {"spec": _job(job, slice_)},
                 }
             ],
         },
     }
 
 
-def _job(job: Job, slice_: Slice, free: list[Exit]) -> dict[str, Any]:
+def _rules(job: Job) -> list[dict[str, Any]]:
+    """What a JobSet does about failed Jobs; the first rule that applies to any of them decides."""
+    free = "RestartJobSetAndIgnoreMaxRestarts"
+    by_code = "exit code ({}) matching"
+    evicted = "condition DisruptionTarget "
+    rules = [
+        _rule("bug", "FailJobSet", [by_code.format("|".join(str(int(code)) for code in FINAL))]),
+        _rule("preempted", free, [evicted, by_code.format(int(Exit.PREEMPTED))]),
+        {
+            "name": "fault",
+            "action": "RestartJobSet",
+            "onJobFailureReasons": ["BackoffLimitExceeded"],
+        },
+    ]
+    if job.spot:
+        rules.append(_rule("peer_lost", free, [by_code.format(int(Exit.PEER_LOST))]))
+    return rules
+
+
+def _job(job: Job, slice_: Slice) -> dict[str, Any]:
     """The Job of a slice. All codes that a rule of the JobSet names must fail it by a rule."""
     evicted = {"onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    free = (Exit.PREEMPTED, *([Exit.PEER_LOST] if job.spot else []))
     codes = sorted(map(int, (*FINAL, *free)))
     named = {"onExitCodes": {"containerName": "main", "operator": "In", "values": codes}}
     return {
@@ -93,10 +112,6 @@ def _rule(name: str, action: str, patterns: list[str]) -> dict[str, Any]:
         "onJobFailureReasons": ["PodFailurePolicy"],
         "onJobFailureMessagePatterns": patterns,
     }
-
-
-def _either(codes: Any) -> str:
-    return "|".join(str(int(code)) for code in codes)
 
 
 def _pod(job: Job, slice_: Slice) -> dict[str, Any]:
@@ -126,6 +141,12 @@ def _pod(job: Job, slice_: Slice) -> dict[str, Any]:
         pod["priorityClassName"] = job.priority
     if job.service_account:
         pod["serviceAccountName"] = job.service_account
+    # The image's user has the id 1000. Devices of TPUs are root's, and so is a folder of the node
+    # that is made for the first pod; a volume can be handed over instead.
+    if slice_.is_tpu or job.local_disk:
+        pod["securityContext"] = {"runAsUser": 0}
+    elif job.volume:
+        pod["securityContext"] = {"fsGroup": 1000}
     if job.host_network:
         pod |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
     container: dict[str, Any] = {
@@ -138,9 +159,18 @@ def _pod(job: Job, slice_: Slice) -> dict[str, Any]:
         if job.privileged
         else {"allowPrivilegeEscalation": False},
     }
-    # A container's own /dev/shm has 64 MiB, too little for NCCL and for loaders of data.
-    volumes: list[dict[str, Any]] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
-    mounts = [{"name": "shm", "mountPath": "/dev/shm"}]
+    container["volumeMounts"], pod["volumes"] = _volumes(job)
+    return pod | {"containers": [container]}
+
+
+def _volumes(job: Job) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Where a container mounts what, and what that is."""
+    volumes: list[dict[str, Any]] = []
+    mounts = []
+    if posixpath.normpath(job.local_disk) != SHM:
+        # A container's own has 64 MiB, too little for NCCL and for loaders of data.
+        volumes.append({"name": "shm", "emptyDir": {"medium": "Memory"}})
+        mounts.append({"name": "shm", "mountPath": SHM})
     if job.volume:
         claim, _, folder = job.volume.partition(":")
         volumes.append({"name": "shared", "persistentVolumeClaim": {"claimName": claim}})
@@ -149,8 +179,7 @@ def _pod(job: Job, slice_: Slice) -> dict[str, Any]:
         own = {"path": job.local_disk, "type": "DirectoryOrCreate"}
         volumes.append({"name": "local", "hostPath": own})
         mounts.append({"name": "local", "mountPath": job.local_disk})
-    container["volumeMounts"], pod["volumes"] = mounts, volumes
-    return pod | {"containers": [container]}
+    return mounts, volumes
 
 
 def _environment(job: Job, slice_: Slice) -> list[dict[str, Any]]:
@@ -169,7 +198,8 @@ def _environment(job: Job, slice_: Slice) -> list[dict[str, Any]]:
             {"name": "MEGASCALE_SLICE_ID", **_label("job-index")},
             {"name": "MEGASCALE_COORDINATOR_ADDRESS", "value": first},
         ]
-    return env + [{"name": name, "value": value} for name, value in sorted(job.env.items())]
+    given = job.environ if slice_.is_tpu else DRIVER | job.environ
+    return env + [{"name": name, "value": value} for name, value in sorted(given.items())]
 
 
 def _label(name: str) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 The API server checks the Jobs of a JobSet only when its controller makes them, and a wrong one then
 fails where nobody looks; so their rules are checked here. JobSet's own fields are data in
-`jobset_fields.json`. Those of Job and Pod are checked where `kubernetes-validate` is installed:
-`uv sync --group launchers`.
+`jobset_fields.json`. Those of Job and Pod are checked where `kubernetes-validate` is installed, as
+it is by a plain `uv sync`.
 """
 
 import difflib
@@ -11,6 +11,7 @@ import functools
 import importlib.util
 import json
 import math
+import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -173,6 +174,9 @@ def _pod(pod: dict[str, Any], hosts: int) -> Iterator[str]:
         env = [variable["name"] for variable in container.get("env", [])]
         if len({*env}) != len(env):
             yield f"containers.{container['name']}.env: a name twice"
+        mounts = [posixpath.normpath(m["mountPath"]) for m in container.get("volumeMounts", [])]
+        if len({*mounts}) != len(mounts):
+            yield f"containers.{container['name']}.volumeMounts: a mountPath twice"
         for chip in CHIPS:
             if requests.get(chip, limits.get(chip)) != limits.get(chip):
                 yield f"containers.{container['name']}: requests and limits of {chip} differ"

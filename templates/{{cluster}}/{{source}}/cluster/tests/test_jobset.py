@@ -19,7 +19,10 @@ from ..rendered import render, to_yaml
 from ..restarts import EVICTED, Ended, verdict
 from .jobs import IMAGE, job_of, tool
 
-needs_schemas = pytest.mark.skipif(not has_schemas(), reason="uv sync --group launchers")
+GPUS = {"accelerator": "h100", "topology": "2"}
+needs_schemas = pytest.mark.skipif(
+    not has_schemas(), reason="kubernetes-validate is missing: uv sync"
+)
 
 
 def parts(manifest: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
@@ -27,6 +30,58 @@ def parts(manifest: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
     job = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]
     pod = job["template"]["spec"]
     return manifest["spec"], job, pod, pod["containers"][0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, {"runAsUser": 0}),
+        (GPUS, None),
+        (GPUS | {"volume": "data:/mnt"}, {"fsGroup": 1000}),
+        (GPUS | {"volume": "data:/mnt", "local_disk": "/mnt/disks/ssd"}, {"runAsUser": 0}),
+    ],
+)
+def test_who_a_pod_runs_as(tmp_path: Path, changes: dict[str, Any], expected: Any) -> None:
+    manifest = jobset(job_of(tmp_path, **changes))
+    assert parts(manifest)[2].get("securityContext") == expected
+    assert lint(manifest) == []
+
+
+def test_memory_of_the_node_takes_the_place_of_that_of_the_pod(tmp_path: Path) -> None:
+    manifest = jobset(job_of(tmp_path, local_disk="/dev/shm"))
+    _, _, pod, main = parts(manifest)
+    on_node = {"path": "/dev/shm", "type": "DirectoryOrCreate"}
+    assert pod["volumes"] == [{"name": "local", "hostPath": on_node}]
+    assert main["volumeMounts"] == [{"name": "local", "mountPath": "/dev/shm"}]
+    assert lint(manifest) == []
+
+
+def test_the_driver_of_gpus_is_found_and_a_missing_backend_too(tmp_path: Path) -> None:
+    for changes, backends in (({}, "tpu,cpu"), (GPUS, "cuda,cpu")):
+        env = {
+            v["name"]: v.get("value") for v in parts(jobset(job_of(tmp_path, **changes)))[3]["env"]
+        }
+        assert env["JAX_PLATFORMS"] == backends
+        assert env.get("LD_LIBRARY_PATH", "").startswith("/usr/local/nvidia") == bool(changes)
+    given = job_of(tmp_path, **GPUS, env={"LD_LIBRARY_PATH": "/mine"})
+    assert {"name": "LD_LIBRARY_PATH", "value": "/mine"} in parts(jobset(given))[3]["env"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, ""),
+        ({"spot": True}, "pods about 15 s"),
+        ({"spot": True, "grace_s": 15}, ""),
+        (GPUS, "primary network card"),
+    ],
+)
+def test_what_a_manifest_cannot_say_is_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], words: str
+) -> None:
+    monkeypatch.setattr(rendered, "has_schemas", lambda: True)
+    notes = render(job_of(tmp_path, **changes), "gke", tmp_path).notes
+    assert [words in note for note in notes] == [True] * bool(words)
 
 
 def test_a_slice_is_a_job_and_a_host_a_pod(tmp_path: Path) -> None:
@@ -142,6 +197,26 @@ def test_who_is_asked_first(tmp_path: Path) -> None:
         assert (evicted.action, evicted.counted) == ("restart", False)
 
 
+@pytest.mark.parametrize(
+    ("spot", "slices", "counted", "rule"),
+    [
+        (True, [ends(44, 44, 44, 44), ends(137, 44, 44, 44, slice_=1)], True, "fault"),
+        (True, [ends(44, 44, 44, 44), ends(44, 44, 44, 43, slice_=1)], False, "peer_lost"),
+        (True, [ends(44, 44, 44, 44)], False, "peer_lost"),  # judged alone
+        (False, [ends(44, 44, 44, 44)], True, "fault"),
+        (True, [ends(137, 44, 44, 44), ends(42, 42, 42, 42, slice_=1)], False, "preempted"),
+        (True, [ends(44, 44, 44, 44), ends(43, 43, 43, 43, slice_=1)], True, "fault"),
+    ],
+)
+def test_a_lost_peer_is_free_on_spot_where_no_slice_tells_of_a_fault(
+    tmp_path: Path, spot: bool, slices: list[list[Ended]], counted: bool, rule: str
+) -> None:
+    manifest = jobset(job_of(tmp_path, slices=2, spot=spot))
+    found = verdict(manifest, [each for ended in slices for each in ended])
+    assert (found.action, found.counted) == ("restart", counted)
+    assert f"rule {rule} for" in found.why
+
+
 GONE = object()
 RULE, POD_RULE = "S.failurePolicy.rules.0", "J.podFailurePolicy.rules.0"
 CODES = "J.podFailurePolicy.rules.1.onExitCodes"
@@ -187,6 +262,10 @@ PLANTED: dict[str, tuple[str, Any]] = {
     "requests and limits": ("C.resources.requests", {TPU: 1}),
     "4 instead of a text": ("C.env.0.value", 4),
     "env: a name twice": ("C.env.0.name", "JOBSET_PARALLELISM"),
+    "a mountPath twice": (
+        "C.volumeMounts",
+        [{"name": "shm", "mountPath": path} for path in ("/dev/shm", "/dev//shm/")],
+    ),
     "env: null": ("C.env", None),
     "imagePullSecrets.0.name: null": ("P.imagePullSecrets", [{"name": None}]),
     "ClusterFirstWithHostNet": ("P.hostNetwork", True),
