@@ -129,7 +129,6 @@ def submit(folder: Path, name: str) -> tuple[str, Path]:
     job.write_text(
         f'name = "{name}"\ncommand = "{OPTIONS}"\nrun_dir = "{run}"\n'
         'accelerator = "cpu"\ntopology = "2"\nqueue = "low"\ngrace_s = 60\n'
-        '[env]\nJAX_PLATFORMS = "cpu"\n'
     )
     program = str(PROJECT / ".venv" / "bin" / "acorn-tpu")
     text = subprocess.run(

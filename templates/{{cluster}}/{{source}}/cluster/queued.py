@@ -3,7 +3,8 @@
 The script stays in the foreground of a machine of yours, best in tmux: it asks for the slices,
 waits, asks again when they are taken away, and deletes them at the end. What runs on the hosts is
 the startup script inside it. Hosts of a run end together and with one code, so each starts again by
-itself; its first one leaves the last code in the bucket, where the script finds it.
+itself; the first one leaves the last code in the bucket, where the script finds it. If that one is
+frozen, another one leaves its own ten minutes later, since slices that nobody ends are paid for.
 """
 
 import shlex
@@ -26,10 +27,15 @@ def queued(job: Job) -> str:
     nodes = f"--node-id={job.name}"
     if job.slices > 1:
         nodes = f"--node-count={job.slices} --node-prefix={job.name}"
-    capacity = "--spot" if job.spot else "--reserved" if job.reservation else ""
+    hardware = f"--accelerator-type={job.slice.api_type}"
+    if job.topology.count("x") == 2:  # as many chips have several shapes
+        hardware = f"--type={job.slice.api_type.partition('-')[0]} --topology={job.topology}"
+    capacity, gcloud = "--spot" if job.spot else "", "gcloud"
+    if job.reservation:  # its name is a flag of alpha alone: tpu/docs/consume-reservation there
+        capacity, gcloud = f"--reservation={job.reservation}", "gcloud alpha"
     create = [
         *nodes.split(),
-        f"--accelerator-type={job.slice.api_type}",
+        *hardware.split(),
         f"--runtime-version={RUNTIMES[job.accelerator]}",
         "--scopes=cloud-platform",  # to read the image, and to read and write the bucket
         *capacity.split(),
@@ -43,25 +49,24 @@ where=({where})
 ended={shlex.quote(f"{job.run_dir.rstrip('/')}.ended")}/$(date +%s)-$$
 startup=$(mktemp)
 made=no
+create() {{
+  {gcloud} compute tpus queued-resources create {job.name} "${{where[@]}}" \\
+    {" ".join(map(shlex.quote, create))} \\
+    --metadata-from-file="startup-script=$startup"
+}}
 delete() {{
   if [ $made = no ]; then return; fi # one of this name may be of another script
-  gcloud compute tpus queued-resources delete {job.name} "${{where[@]}}" --force --quiet || return
-  made=no
+  gcloud compute tpus queued-resources delete {job.name} "${{where[@]}}" --force --quiet
 }}
-trap 'delete; rm -f "$startup"' EXIT # a slice that is left behind costs until somebody sees it
+trap 'delete || true; rm -f "$startup"' EXIT # a slice that is left behind costs
 trap 'exit {int(Exit.INTERRUPTED)}' INT TERM
-cat >"$startup" <<STARTUP
-#!/usr/bin/env bash
-ended=$ended
-STARTUP
+printf '#!/usr/bin/env bash\\nended=%q\\n' "$ended" >"$startup"
 cat >>"$startup" <<'STARTUP'
 {_startup(job)}STARTUP
 
+create
+made=yes
 while true; do
-  gcloud compute tpus queued-resources create {job.name} "${{where[@]}}" \\
-    {" ".join(map(shlex.quote, create))} \\
-    --metadata-from-file="startup-script=$startup"
-  made=yes
   while true; do
     sleep {POLL_S}
     if code=$(gcloud storage cat "$ended" 2>/dev/null); then exit "$code"; fi
@@ -77,6 +82,7 @@ while true; do
     esac
   done
   until delete; do sleep {POLL_S}; done
+  until create; do sleep {POLL_S}; done
 done
 """
 
@@ -84,7 +90,7 @@ done
 def _startup(job: Job) -> str:
     """What each host runs as root when it starts, and again when it was repaired."""
     registry = job.image.split("/")[0]
-    env = " ".join(f"--env={shlex.quote(f'{k}={v}')}" for k, v in sorted(job.env.items()))
+    env = " ".join(f"--env={shlex.quote(f'{k}={v}')}" for k, v in job.environ.items())
     faults = " | ".join(str(int(code)) for code in FAULTS)
     return f"""set -u
 gcloud auth configure-docker {registry} --quiet
@@ -96,8 +102,9 @@ faults=0
 while true; do
   code=0
   # The network of the VM: libtpu asks its metadata server and talks to the other hosts by it.
-  docker run --rm --name=main --network=host --user=root --ulimit=memlock=-1 --shm-size=16g \\
-    --stop-timeout={job.grace_s} "${{devices[@]}}" {env} \\
+  # Its memory too: copies of the state there outlive a container.
+  docker run --rm --name=main --network=host --user=root --ulimit=memlock=-1 \\
+    --volume=/dev/shm:/dev/shm --stop-timeout={job.grace_s} "${{devices[@]}}" {env} \\
     {job.image} {shlex.join(job.arguments)} || code=$?
   case $code in
   {int(Exit.PREEMPTED)}) ;;
@@ -111,5 +118,9 @@ while true; do
 done
 place=$(curl --silent --header 'Metadata-Flavor: Google' \\
   http://metadata.google.internal/computeMetadata/v1/instance/attributes/agent-worker-number)
-if [ "$place" = 0 ]; then echo "$code" | gcloud storage cp - "$ended"; fi
+if [ "$place" != 0 ]; then
+  sleep 600
+  if gcloud storage cat "$ended" >/dev/null 2>&1; then exit; fi
+fi
+echo "$code" | gcloud storage cp - "$ended"
 """

@@ -3,7 +3,8 @@
 SkyPilot recovers a job whose machines are taken away, and one that ends with a code of
 `recover_on_exit_codes`; it does not bound the latter, so `retries` does not act here.
 `max_restarts_on_errors` stays 0: it would start bugs again. Other commands than `sky jobs launch`
-ignore `job_recovery`. A TPU slice of several hosts is one node of SkyPilot, whose hosts each run
+ignore `job_recovery`. Nor does `grace_s` act: how long a machine lives after the notice is the
+cloud's. A TPU slice of several hosts is one node of SkyPilot, whose hosts each run
 the task and are each in SKYPILOT_NODE_IPS.
 """
 
@@ -20,10 +21,9 @@ STORES = {"gs": "gcs", "s3": "s3"}  # kind of a bucket -> what has to be install
 def task(job: Job) -> dict[str, Any]:
     """The task as plain data, equal for equal jobs. It is launched from the project's folder."""
     slice_ = job.slice
-    accelerators = f"{job.accelerator.upper()}:{slice_.chips_per_host}"
     resources: dict[str, Any] = {
         "infra": f"gcp/{job.zone.rpartition('-')[0]}/{job.zone}" if job.zone else "gcp",
-        "accelerators": f"tpu-{slice_.api_type}" if slice_.is_tpu else accelerators,
+        "accelerators": slice_.sky_type,
         "use_spot": job.spot,
         "job_recovery": {
             "max_restarts_on_errors": 0,
@@ -39,7 +39,7 @@ def task(job: Job) -> dict[str, Any]:
         "resources": resources,
         "num_nodes": 1 if slice_.is_tpu else slice_.hosts * job.slices,
         "workdir": ".",
-        "envs": dict(sorted(job.env.items())),
+        "envs": job.environ,
         "setup": SETUP.format(extras=" ".join(f"--extra {extra}" for extra in extras)),
         "run": RUN.format(port=PORT, process=process(job)),
     }

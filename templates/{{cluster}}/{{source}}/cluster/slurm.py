@@ -4,6 +4,8 @@
   which then kills the tasks at once.
 - srun ends with the highest code of its tasks. It must not end the others when one fails, since
   processes of a run tell each other and end by themselves, the coordinator last.
+- A task that is frozen would hold all nodes for ever: 600 s after the first one has ended, srun
+  ends the others.
 - A job that is taken away ends with 42 within its grace time, and is then over for Slurm; so the
   script puts it back, as it does after a fault. Slurm itself puts it back when a node fails.
 - SLURM_RESTART_COUNT counts preemptions too. Faults are counted in a file beside the log.
@@ -36,13 +38,13 @@ def sbatch(job: Job) -> str:
         "--open-mode=append",  # one log over all attempts
         f"--output={LOGS}/%x-%j.log",
     ]
-    env = "".join(f"export {name}={shlex.quote(v)}\n" for name, v in sorted(job.env.items()))
+    env = "".join(f"export {name}={shlex.quote(v)}\n" for name, v in job.environ.items())
     faults = " | ".join(str(int(code)) for code in FAULTS)
     return f"""#!/usr/bin/env bash
 {"".join(f"#SBATCH {option}{chr(10)}" for option in options)}
 set -u
 {env}code=0
-srun --kill-on-bad-exit=0 --cpu-bind=none {process(job)} || code=$?
+srun --kill-on-bad-exit=0 --wait=600 --cpu-bind=none {process(job)} || code=$?
 
 faults_file="{LOGS}/$SLURM_JOB_NAME-$SLURM_JOB_ID.faults"
 faults=0

@@ -16,6 +16,7 @@ from ..slurm import LOGS, sbatch
 from .jobs import job_of, tool
 
 CPUS = {"accelerator": "cpu", "topology": "2", "run_dir": "runs/it's"}
+ODD_DIR = 'gs://acme/it\'s a "run" of $HOME'
 ODD = {"A": "it's $(touch oops) 1", "B": '`touch oops` \\ "', "C": "é *"}
 
 
@@ -97,11 +98,12 @@ def test_a_slurm_job_comes_back_after_a_fault_and_not_after_a_bug(machine: Machi
 
 def test_srun_gets_the_command_word_by_word(machine: Machine) -> None:
     machine.command("srun", "printf '%s\\n' \"$@\" >words")
-    command = "train demo --data.paths 'a b' '$HOME'"
+    command = "train demo --trackers 'a b' '$HOME'"
     machine.bash(sbatch(job_of(machine.folder, **CPUS | {"command": command})))
     words = (machine.folder / "words").read_text().splitlines()
     package = __package__.partition(".")[0]
-    given = ["train", "demo", "--data.paths", "a b", "$HOME", "--run-dir", "runs/it's"]
+    given = ["train", "demo", "--trackers", "a b", "$HOME", "--run-dir", "runs/it's"]
+    assert {"--kill-on-bad-exit=0", "--wait=600"} <= {*words}  # who is frozen holds no node
     assert words[-10:] == [".venv/bin/python", "-m", package, *given]
 
 
@@ -130,7 +132,9 @@ def test_what_slurm_is_asked_for(
 
 GCLOUD = """
 case "$*" in
-*create*) exit $(cat create) ;;
+*create*)
+  last=${!#}; cp "${last#*startup-script=}" startup
+  read -r code <create; sed -i 1d create; exit "${code:-0}" ;;
 *delete*) exit 0 ;;
 *describe*) head -n1 states; sed -i 1d states ;;
 "storage cat"*) if [ -s states ]; then exit 1; else cat code; fi ;;
@@ -138,12 +142,16 @@ esac
 """
 
 
-def vms(machine: Machine, states: str, code: int = 0, create: int = 0) -> tuple[int, list[str]]:
-    """The exit code of the script, and what it does with resources, as words."""
+def vms(machine: Machine, states: str, code: int = 0, create: str = "") -> tuple[int, list[str]]:
+    """The exit code of the script, and what it does with resources, as words.
+
+    create: a line each, with what it ends; 0 from then on.
+    """
     for name, content in (("states", states), ("code", code), ("create", create)):
         (machine.folder / name).write_text(f"{content}\n" if content != "" else "")
     machine.command("gcloud", GCLOUD)
-    ended = machine.bash(queued(job_of(machine.folder, spot=True, slices=2)))
+    job = job_of(machine.folder, spot=True, slices=2, run_dir=ODD_DIR)
+    ended = machine.bash(queued(job))
     words = [line.split()[4] for line in machine.heard("gcloud compute")]
     return ended, [word for word in words if word != "describe"]
 
@@ -155,26 +163,75 @@ def test_tpu_vms_are_asked_for_again_and_never_left_behind(machine: Machine) -> 
     assert taken == (2, ["create", "delete"] * 3)
     assert vms(machine, "FAILED\nACTIVE") == (1, ["create", "delete"])
     # Started twice: what the first one made is not deleted by the second.
-    assert vms(machine, "ACTIVE", create=1) == (1, ["create"])
+    assert vms(machine, "ACTIVE", create="1") == (1, ["create"])
+    # Once it is ours, a create that fails, such as for a quota, is tried again.
+    assert vms(machine, "SUSPENDED\nACTIVE", create="0\n1\n1") == (
+        0,
+        ["create", "delete", "create", "create", "create", "delete"],
+    )
+
+
+def test_the_hosts_and_the_script_mean_the_same_place(machine: Machine) -> None:
+    machine.command("gcloud", GCLOUD)
+    for name in ("states", "create"):
+        (machine.folder / name).write_text("")
+    (machine.folder / "code").write_text("0")
+    assert machine.bash(queued(job_of(machine.folder, run_dir=ODD_DIR))) == 0
+    (asked,) = machine.heard("gcloud storage cat")
+    startup = (machine.folder / "startup").read_text()
+    place = startup.partition("\nset -u\n")[0] + '\necho "gcloud storage cat $ended" >>told'
+    assert machine.bash(place) == 0
+    assert machine.heard("gcloud") == [asked]
+    assert asked.startswith(f"gcloud storage cat {ODD_DIR}.ended/")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, ["--accelerator-type=v5litepod-16"]),
+        ({"accelerator": "v5p", "topology": "4x4x16"}, ["--type=v5p", "--topology=4x4x16"]),
+        ({"accelerator": "v4", "topology": "2x2x4"}, ["--type=v4", "--topology=2x2x4"]),
+        ({"reservation": "mine"}, ["gcloud alpha compute", "--reservation=mine"]),
+        ({"spot": True}, ["  gcloud compute tpus queued-resources create", "--spot"]),
+    ],
+)
+def test_what_a_queued_resource_is_asked_for(
+    tmp_path: Path, changes: dict[str, Any], words: list[str]
+) -> None:
+    create = queued(job_of(tmp_path, **changes)).partition("create() {")[2].partition("\n}")[0]
+    assert all(word in create for word in words), create
+    assert ("--accelerator-type" in create) != ("--type" in create)
+    assert "--reserved" not in create
 
 
 def test_a_tpu_vm_starts_again_after_a_fault_and_tells_the_last_code(machine: Machine) -> None:
     script = queued(job_of(machine.folder, retries=2, env=ODD))
     startup = "ended=gs://acme/x\n" + script.split("<<'STARTUP'\n")[1].split("STARTUP\n")[0]
-    machine.command("gcloud", 'if [ "$1" = storage ]; then cat >last; fi')
+    machine.command(
+        "gcloud", 'case "$*" in "storage cp"*) cat >last ;; "storage cat"*) cat theirs ;; esac'
+    )
     machine.command("docker", 'head -n1 codes >now; sed -i 1d codes; exit "$(cat now)"')
-    for worker, codes, runs, last in (
-        (0, "0", 1, "0"),
-        (0, "42\n42\n42\n43\n44\n1\n", 6, "1"),
-        (0, "43\n137\n42\n44\n0\n", 4, "44"),
-        (0, "125\n0\n", 2, "0"),
-        (1, "2\n", 1, None),
+    for worker, codes, runs, theirs, last in (
+        (0, "0", 1, "", "0"),
+        (0, "42\n42\n42\n43\n44\n1\n", 6, "", "1"),
+        (0, "43\n137\n42\n44\n0\n", 4, "", "44"),
+        (0, "125\n0\n", 2, "", "0"),
+        (1, "2\n", 1, "2", None),
+        (1, "43\n44\n44\n", 3, "", "44"),  # the first one is frozen
     ):
+        (machine.folder / "theirs").unlink(missing_ok=True)
+        if theirs:
+            (machine.folder / "theirs").write_text(theirs)
         (machine.folder / "codes").write_text(codes)
         (machine.folder / "last").unlink(missing_ok=True)
         machine.command("curl", f"echo {worker}")
         machine.bash(startup)
-        assert len(machine.heard("docker run")) == runs
+        told = (machine.folder / "told").read_text().splitlines()
+        assert ("sleep 600" in told) == (worker != 0)
+        started = machine.heard("docker run")
+        assert len(started) == runs
+        assert "--volume=/dev/shm:/dev/shm" in started[0]  # its copies outlive it
+        assert "--env=JAX_PLATFORMS=tpu,cpu" in started[0]
         told = machine.folder / "last"
         assert (told.read_text().strip() if told.exists() else None) == last
 
@@ -188,7 +245,7 @@ def test_skypilot_recovers_faults_and_preemptions_alone(tmp_path: Path) -> None:
     assert wanted["resources"]["accelerators"] == "tpu-v5litepod-16"
     assert wanted["num_nodes"] == 1
     gpus = task(job_of(tmp_path, accelerator="h100", topology="2", slices=2, run_dir="s3://a/b"))
-    assert (gpus["num_nodes"], gpus["resources"]["accelerators"]) == (4, "H100:8")
+    assert (gpus["num_nodes"], gpus["resources"]["accelerators"]) == (4, "H100-MEGA:8")
     assert "--extra cuda12 --extra s3" in gpus["setup"]
 
 
