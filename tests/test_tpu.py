@@ -59,6 +59,9 @@ ELSEWHERE = {
 }
 SHARED = "test_project.py types it, for the kind llm"
 ELSEWHERE |= {f"uv sync --extra {name}": SHARED for name in ("cuda12", "wandb", "gcs")}
+IMAGE = "REGION-docker.pkg.dev/PROJECT/REPOSITORY/acorn"
+PUSHED = f"docker build --build-arg ACCELERATOR=tpu -t {IMAGE} . && docker push {IMAGE}"
+ELSEWHERE |= {PUSHED: "needs an engine and a registry"}
 ELSEWHERE |= {"uv lock --upgrade-package flax": SHARED}
 
 
@@ -72,7 +75,7 @@ def acorn(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project of someone who chose the kind, and pressed Enter everywhere else; installed."""
     into = tmp_path_factory.mktemp("project") / "acorn"
     project = grow(template, into, {"kind": "tpu"}, vcs_ref=PINNED)
-    uv(project, "sync", "--extra", "tpu", "--group", "launchers")
+    uv(project, "sync", "--extra", "tpu")
     job = project / "launch" / "job.toml"
     text = job.read_text("utf-8")
     assert 'command = "train demo"' in text
