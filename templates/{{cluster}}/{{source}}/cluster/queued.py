@@ -24,23 +24,7 @@ POLL_S = 60
 
 def queued(job: Job) -> str:
     """The script, equal for equal jobs; it ends with the exit code of the run."""
-    nodes = f"--node-id={job.name}"
-    if job.slices > 1:
-        nodes = f"--node-count={job.slices} --node-prefix={job.name}"
-    hardware = f"--accelerator-type={job.slice.api_type}"
-    if job.topology.count("x") == 2:  # as many chips have several shapes
-        hardware = f"--type={job.slice.api_type.partition('-')[0]} --topology={job.topology}"
-    capacity, gcloud = "--spot" if job.spot else "", "gcloud"
-    if job.reservation:  # its name is a flag of alpha alone: tpu/docs/consume-reservation there
-        capacity, gcloud = f"--reservation={job.reservation}", "gcloud alpha"
-    create = [
-        *nodes.split(),
-        *hardware.split(),
-        f"--runtime-version={RUNTIMES[job.accelerator]}",
-        "--scopes=cloud-platform",  # to read the image, and to read and write the bucket
-        *capacity.split(),
-        *([f"--service-account={job.service_account}"] if job.service_account else []),
-    ]
+    gcloud, options = _request(job)
     where = f"--zone={job.zone}" + (f" --project={job.project}" if job.project else "")
     return f"""#!/usr/bin/env bash
 # Needs gcloud, and the rights to make TPU VMs and to read {job.run_dir}.
@@ -51,7 +35,7 @@ startup=$(mktemp)
 made=no
 create() {{
   {gcloud} compute tpus queued-resources create {job.name} "${{where[@]}}" \\
-    {" ".join(map(shlex.quote, create))} \\
+    {" ".join(map(shlex.quote, options))} \\
     --metadata-from-file="startup-script=$startup"
 }}
 delete() {{
@@ -85,6 +69,27 @@ while true; do
   until create; do sleep {POLL_S}; done
 done
 """
+
+
+def _request(job: Job) -> tuple[str, list[str]]:
+    """The gcloud that takes a request for this hardware, and the options of it."""
+    nodes = f"--node-id={job.name}"
+    if job.slices > 1:
+        nodes = f"--node-count={job.slices} --node-prefix={job.name}"
+    hardware = f"--accelerator-type={job.slice.api_type}"
+    if job.topology.count("x") == 2:  # as many chips have several shapes
+        hardware = f"--type={job.slice.api_type.partition('-')[0]} --topology={job.topology}"
+    capacity, gcloud = "--spot" if job.spot else "", "gcloud"
+    if job.reservation:  # its name is a flag of alpha alone: tpu/docs/consume-reservation there
+        capacity, gcloud = f"--reservation={job.reservation}", "gcloud alpha"
+    return gcloud, [
+        *nodes.split(),
+        *hardware.split(),
+        f"--runtime-version={RUNTIMES[job.accelerator]}",
+        "--scopes=cloud-platform",  # to read the image, and to read and write the bucket
+        *capacity.split(),
+        *([f"--service-account={job.service_account}"] if job.service_account else []),
+    ]
 
 
 def _startup(job: Job) -> str:
