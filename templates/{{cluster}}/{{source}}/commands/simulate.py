@@ -65,12 +65,7 @@ def simulate(
             expected="a folder of this machine",
             do="leave it out, or name a folder; `launch` sends the job to the bucket of its file",
         )
-    found = read_job(job)
-    if found.accelerator == "cpu":  # of Slurm: as many nodes, in a manifest that has rules for them
-        found, devices_per_host = replace(found, accelerator="h100"), devices_per_host or 1
-    manifest: Manifest = jobset(found)
-    if hosts:
-        manifest = rehosted(manifest, hosts)
+    manifest, own_devices = _manifest(job, hosts)
     count = sum(each["completions"] for each in jobs(manifest).values())
     if count > MOST_HOSTS and not hosts:
         raise UserError(
@@ -81,10 +76,19 @@ def simulate(
     given = {"kill": kill, "gone": gone, "term": term, "hang": hang, "slow": slow}
     given |= {"raise": fail, "full": full}
     faults = [each for kind in STRIKES for each in parse(kind, given[kind], count)]
-    seconds, devices = grace_s or None, devices_per_host or None
+    seconds, devices = grace_s or None, devices_per_host or own_devices
     outcome = Simulation(manifest, Path(run_dir), faults, devices=devices, grace=seconds).run()
     _summarise(Path(run_dir), outcome, faults)
     return outcome.code
+
+
+def _manifest(job: Path, hosts: int) -> tuple[Manifest, int | None]:
+    """What is run, and the devices of a host; None = as many as it has chips."""
+    found, devices = read_job(job), None
+    if found.accelerator == "cpu":  # of Slurm: as many nodes, in a manifest that has rules for them
+        found, devices = replace(found, accelerator="h100"), 1
+    manifest = jobset(found)
+    return rehosted(manifest, hosts) if hosts else manifest, devices
 
 
 def _summarise(run_dir: Path, outcome: Outcome, faults: list[Fault]) -> None:
