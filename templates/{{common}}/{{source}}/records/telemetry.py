@@ -121,7 +121,7 @@ class Clock:
         self._began = time.time() - age_s
         self._first_step: int | None = None
         self._earlier: str | None = None  # the lines of earlier attempts
-        self._lock = threading.RLock()
+        self._lock, self._writing = threading.RLock(), threading.Lock()
         self.about: Record = {}  # what else the line of this attempt says
 
     @contextlib.contextmanager
@@ -164,17 +164,17 @@ class Clock:
 
     def save(self, path: Path, step: int) -> None:
         """Rewrite this attempt's line of attempts.jsonl; call first right after the restore."""
-        with self._lock:
-            if self._first_step is None:
-                self._first_step = step
-            row: Record = {"first_step": self._first_step, "step": step, "began": self._began}
-            row |= {"parts_s": self.parts_s()} | self.about
-            # A full disk has been reported by the write to metrics.jsonl.
-            with contextlib.suppress(OSError):
-                if self._earlier is None:
-                    self._earlier = store.as_lines(store.read_lines(path))
-                # At every record: a wait for the disk each time would slow the steps down.
-                store.write(path, self._earlier + store.as_lines([row]), sync=False)
+        # Two locks: whoever enters a part does not wait for a disk.
+        with self._writing, contextlib.suppress(OSError):  # metrics.jsonl has told of a full disk
+            with self._lock:
+                if self._first_step is None:
+                    self._first_step = step
+                row: Record = {"first_step": self._first_step, "step": step, "began": self._began}
+                row |= {"parts_s": self.parts_s()} | self.about
+            if self._earlier is None:
+                self._earlier = store.as_lines(store.read_lines(path))
+            # At every record: a wait for the disk each time would slow the steps down.
+            store.write(path, self._earlier + store.as_lines([row]), sync=False)
 
     def _count(self) -> str:
         """Give the time since the last call to the part that it was spent in, and name it."""

@@ -72,13 +72,14 @@ def agreed_failure(name: str, error: Exception | None) -> Exception | None:
     own = job()
     if own.client is None:
         return error
-    text = ""
     if error is not None:
         # One that gave up because of another process repeats what that one said.
         who = "" if isinstance(error, PeerFailed) else f"process {own.process_id}: "
         text = who + (str(error) or repr(error)).splitlines()[0]
-    found = exchange(name, text)
-    return next((PeerFailed(found[index]) for index in sorted(found) if found[index]), None)
+        own.client.key_value_set(f"{name}/{own.process_id}", text)
+    wait_for_all(f"said {name}")
+    found = _said(name)
+    return next((PeerFailed(found[index]) for index in sorted(found)), None)
 
 
 def wait_unless_failed(wait: Callable[[], object], name: str) -> None:
@@ -100,8 +101,8 @@ def wait_unless_failed(wait: Callable[[], object], name: str) -> None:
 
     threading.Thread(target=run, name="waiting", daemon=True).start()
     while not concurrent.futures.wait([done], POLL_S).done:
-        if failed := [text for text in _said(name).values() if text]:
-            raise PeerFailed(failed[0])
+        if failed := _said(name):
+            raise PeerFailed(failed[min(failed)])
     done.result()
 
 
@@ -116,10 +117,15 @@ def check_same_run(about: dict[str, Any]) -> None:
     facts |= {f"code of {file}": digest[:12] for file, digest in about["sources"].items()}
     found = about["provenance"]
     facts |= {"Python": found["python"]} | found["packages"]
-    facts |= {name: os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")}
+    facts |= {name: _flags(name) for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")}
     local = jax.local_devices()
     facts |= {"devices": f"{len(local)} x {local[0].device_kind}"}
     check_same(facts, "start every process with the same command, image and code")
+
+
+def _flags(name: str) -> str:
+    """Of a compiler, without the folders that each host may dump to."""
+    return " ".join(f for f in os.environ.get(name, "").split() if "dump_to" not in f)
 
 
 def check_same_program(step: Any, *args: Any) -> None:

@@ -31,7 +31,7 @@ from ..run_config import RunConfig, due
 from .agree import PeerFailed, agreed_failure, from_first, wait_unless_failed
 from .changes import check_identity, check_tree, describe_tree, other_settings
 from .distributed import all_agree, barrier, unique
-from .shelf import DAMAGED, Shelf
+from .shelf import DAMAGED, Shelf, note_of, noted_step
 
 log = logging.getLogger(__name__)
 FORMAT = 1  # of such a folder; a newer one is refused
@@ -54,7 +54,6 @@ class Checkpoints:
     def __init__(self, shelf: Shelf, run_config: RunConfig) -> None:
         self._shelf, self._run_config = shelf, run_config
         self.folder = shelf.folder
-        self._newest = self.folder.with_name(f"{self.folder.name}.json")
         self._thread: threading.Thread | None = None
         self._error: str | None = None
 
@@ -117,14 +116,14 @@ class Checkpoints:
                 store.write_json(self._shelf.arrays / name / "manifest.json", saving.manifest)
             written = self._shelf.written(name)
             if not self._shelf.asks_others:
-                self._hash(name, written)
+                self._hash(saving, written)
         except Exception as error:
             failure = error
         # A write may fail in one process alone; the save counts when it has in none.
         failure = agreed_failure(saving.key, failure)
         if failure is None and self._shelf.asks_others:
             try:
-                self._hash(name, written)
+                self._hash(saving, written)
                 self._shelf.clear_copies()
             except Exception as error:
                 failure = error
@@ -136,13 +135,13 @@ class Checkpoints:
         if process == 0:
             # Without it nothing is lost but the notice that all checkpoints are.
             with contextlib.suppress(OSError):
-                store.write_json(self._newest, {"step": saving.manifest["step"]})
+                store.write_json(note_of(self.folder), {"step": saving.manifest["step"]})
             if saving.rotate:
                 self._delete_old()
 
-    def _hash(self, name: str, written: list[str]) -> None:
-        hashes = self._shelf.hash(name, written)
-        store.write_json(self.folder / name / f"files-{jax.process_index()}.json", hashes)
+    def _hash(self, saving: _Saving, written: list[str]) -> None:
+        hashes = self._shelf.hash(saving.name, written, saving.key)
+        store.write_json(self.folder / saving.name / f"files-{jax.process_index()}.json", hashes)
 
     def _report(self, name: str, error: Exception, *, made: bool) -> None:
         """Note and log why a save failed, and delete what it `made`. Raises nothing."""
@@ -207,6 +206,15 @@ class Checkpoints:
                 do="use the project's newer code that wrote it, or take another --run-dir",
             )
         return self._shelf.arrays / path.name, manifest
+
+    def lacks(self, newest: int) -> bool:
+        """Whether a checkpoint after `newest` was deleted, though none was found damaged."""
+
+        def look() -> bool:
+            damaged = any(DAMAGED in name for name in store.names(self.folder))
+            return (noted_step(self.folder) or 0) > newest and not damaged
+
+        return bool(from_first(unique("lacks"), look))
 
     def steps(self, *, repair: bool) -> list[int]:
         """Committed steps, newest first, as process 0 sees them."""

@@ -168,6 +168,7 @@ def time_loop(workload: Workload, config: Any, mesh: Mesh, steps: int) -> float:
             eval_every_steps=steps,
             save_every_steps=steps,
             keep_every_steps=0,
+            local_folder="",
         )
         with contextlib.redirect_stdout(io.StringIO()):
             run(

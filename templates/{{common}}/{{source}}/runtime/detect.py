@@ -66,7 +66,14 @@ def detect(environ: Environ) -> Place:
     seen = [name for name, (marks, _) in LAUNCHERS.items() if any(m in environ for m in marks)]
     if COUNT in environ or INDEX in environ:
         return replace(_explicit(environ), overruled=tuple(seen))
-    found = {name: LAUNCHERS[name][1](environ) for name in seen}
+    found: dict[str, Place] = {}
+    for name in seen:
+        try:
+            found[name] = LAUNCHERS[name][1](environ)
+        except UserError:
+            # A launcher in another one: what it lacks nobody needs.
+            if not any(place.count > 1 for place in found.values()):
+                raise
     if not any(place.count > 1 for place in found.values()) and (gce := _gce()):
         found["TPU (GCE)"] = gce
     several = {name: place for name, place in found.items() if place.count > 1}
@@ -83,7 +90,7 @@ def detect(environ: Environ) -> Place:
                 do=f"set {', '.join(JOB_VARIABLES)} in every process, or unset the variables of "
                 "the launcher that did not start these processes",
             )
-        place = replace(place, launcher=name, overruled=tuple(n for n in found if n != name))
+        place = replace(place, launcher=name, overruled=tuple(n for n in seen if n != name))
         if ADDRESS in environ:
             place = replace(place, coordinator=_address(environ, place.variables))
         return place
@@ -108,7 +115,9 @@ def _slurm(environ: Environ) -> Place:
     job = _number(environ, "SLURM_JOB_ID") if count > 1 else 0
     own = None
     # Where Slurm binds GPUs to tasks, a task sees no others.
-    if environ.get("SLURM_STEP_NUM_NODES") != str(count) and "SLURM_GPUS_PER_TASK" not in environ:
+    bound = {"SLURM_GPUS_PER_TASK", "SLURM_NTASKS_PER_GPU"} & {*environ}
+    sees_one = "," not in environ.get("CUDA_VISIBLE_DEVICES", ",")
+    if environ.get("SLURM_STEP_NUM_NODES") != str(count) and not (bound or sees_one):
         own = _own_device(environ, "SLURM_LOCALID")
     names = ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_STEP_NODELIST")
     address = f"{host}:{_port(environ, FIRST_PORT + job % PORTS)}"

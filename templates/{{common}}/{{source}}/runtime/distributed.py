@@ -8,9 +8,9 @@ say so.
 """
 
 import atexit
+import concurrent.futures
 import contextlib
 import ctypes
-import faulthandler
 import itertools
 import logging
 import os
@@ -60,7 +60,7 @@ def join(place: Place) -> None:
     began_s = time.monotonic()
     _lost.append(f"{who} has not found {to}, or one of the others has not")
     with telling(lambda: f"{who} waits for {to}, for {time.monotonic() - began_s:.0f} s"):
-        jax.distributed.initialize(
+        _initialize(
             **known,
             initialization_timeout=START_S,
             heartbeat_timeout_seconds=30,
@@ -80,6 +80,27 @@ def join(place: Place) -> None:
     def end() -> None:
         stop.set()
         threads[0].join()
+
+
+def _initialize(**options: Any) -> None:
+    """Join in a thread: no signal is handled in the main one while it is in JAX's code."""
+    done: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            done.set_result(jax.distributed.initialize(**options))
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="joining", daemon=True).start()
+    try:
+        while not concurrent.futures.wait([done], POLL_S).done:
+            pass
+    except (SystemExit, KeyboardInterrupt) as end:
+        code = Exit.INTERRUPTED if isinstance(end, KeyboardInterrupt) else end.code
+        print("\nstopped while the processes of the job were joining", file=sys.stderr, flush=True)
+        os._exit(int(code or 0))  # the others have no way to hear of it, and wait for a new start
+    done.result()
 
 
 def on_end(call: Callable[[int], object]) -> None:
@@ -136,6 +157,8 @@ def _follow_peers(stop: threading.Event) -> None:
     own = job()
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # JAX aborts, or has left the job
         while not stop.wait(POLL_S):
+            if own.client is None:
+                return
             if any("/asks/" in key for key in _follow_failure()):
                 own.client.key_value_set(f"peers/lives/{own.process_id}", "", allow_overwrite=True)
             if not to_save.is_set() and is_stop_asked():
@@ -201,46 +224,6 @@ def _leave(code: int) -> None:
     os._exit(code)
 
 
-class Watch:
-    """A thread that ends this process when `beat` is not called within the timeout."""
-
-    def __init__(self, hang_timeout_s: float) -> None:
-        self._timeout_s, self._beat = hang_timeout_s, time.monotonic()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
-        self._thread.start()
-
-    def beat(self) -> None:
-        """Restart the timeout; call when work has been done."""
-        self._beat = time.monotonic()
-
-    @contextmanager
-    def waiting(self, limit_s: float) -> Iterator[None]:
-        """Allow `limit_s` where that is longer, for a save, which may take longer than a step."""
-        timeout_s = self._timeout_s
-        self._timeout_s = max(timeout_s, limit_s) if timeout_s else 0.0
-        self.beat()
-        yield
-        self.beat()
-        self._timeout_s = timeout_s
-
-    def close(self) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.wait(POLL_S):
-            silent_s = time.monotonic() - self._beat
-            if 0 < self._timeout_s < silent_s:
-                reason = f"nothing got done for {silent_s:.0f} s{_behind()}"
-                print(f"\n{reason}; the stacks follow", file=sys.stderr)
-                faulthandler.dump_traceback(sys.stderr)
-                if job().client is not None:
-                    end_together(Exit.HUNG, reason)
-                _say_last_words(Exit.HUNG)
-                os._exit(Exit.HUNG)  # a thread's sys.exit would end the thread alone
-
-
 def all_agree(ok: bool) -> bool:
     """Whether `ok` holds in every process; call it in every process."""
     if jax.process_count() == 1:
@@ -284,12 +267,10 @@ def telling(words: Callable[[], str]) -> Iterator[None]:
         done.set()
 
 
-def _behind() -> str:
-    with contextlib.suppress(jax.errors.JaxRuntimeError):
-        return f"; {hosts.furthest_behind()}" if job().client is not None else ""
-    return ""
-
-
 def unique(name: str) -> str:
-    """A name that is used once in a job; call it in all processes in the same order."""
+    """A name that is used once in a job; call it in all processes in the same order.
+
+    So the main thread calls it alone: other threads keep no order between processes.
+    """
+    assert threading.current_thread() is threading.main_thread(), name
     return f"{name} {next(_numbers)}"

@@ -1,6 +1,10 @@
 """Copies of the state on the hosts' own disks: a restart from them repeats fewer steps.
 
-    LOCAL_FOLDER/RUN/TOKEN/00000240/PARTS.npz    PARTS: a hash of which parts of which arrays
+    LOCAL_FOLDER/RUN/TOKEN/00000240/PARTS.npz
+
+RUN is a hash of the run folder, PARTS one of which parts of which arrays are in the file. TOKEN is
+what `local_copies.json` of the run folder says: a start that goes on from anything but the newest
+copies writes another one there, since what a later step leaves behind may not be mixed with them.
 
 A checkpoint is whole, and any number of devices restores it. A copy is what one process holds, for
 a job of the same mesh: quick to write, and lost with its host. It is named by what is in it, not by
@@ -16,8 +20,10 @@ import json
 import logging
 import os
 import secrets
+import socket
 import threading
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +42,7 @@ from .parts import Pairs, array_of, devices_of, moved, names_of_parts, parts_of
 log = logging.getLogger(__name__)
 
 TOKEN = "local_copies.json"  # in the run folder: which copies are those of the run
+SUFFIX = ".npz"
 
 
 class LocalCopies:
@@ -44,21 +51,50 @@ class LocalCopies:
     def __init__(self, run_config: RunConfig, run_dir: Path, abstract: State) -> None:
         """run_dir: on a disk; abstract: shapes of the state with their shardings."""
         self._abstract, self._names = abstract, names_of_parts(abstract)
-        self._process, self._count = jax.process_index(), jax.process_count()
-        self._mirrors = run_config.local_mirror and len({*self._names.values()}) > 1
-        sizes = {len(each) for each in devices_of(_mesh(abstract)).values()}
-        if self._mirrors and len(sizes) > 1:
+        self._process = jax.process_index()
+        self._thread: threading.Thread | None = None
+        folder = run_config.run_dir.rstrip("/")
+        if not objects.is_url(folder):
+            folder = str(run_dir.resolve())
+        name = hashlib.sha256(folder.encode()).hexdigest()[:12]
+        self._place = _on_this_host(run_config.local_folder) / name
+        self._token = run_dir / TOKEN
+        self._begin(anew=False)
+        self._next = self._neighbours() if run_config.local_mirror else {}
+
+    def _begin(self, *, anew: bool) -> None:
+        """Find the folder that the token names; `anew` makes all copies of before void."""
+
+        def token() -> str:
+            if anew or not store.exists(self._token):
+                store.write_json(self._token, {"token": secrets.token_hex(6)})
+            return str(store.read_json(self._token)["token"])
+
+        self.folder = self._place / from_first(unique("token"), token)
+        _keep_only(self.folder.name, self._place)
+
+    def _neighbours(self) -> dict[int, int]:
+        """Process -> the one that keeps its copies too, on another disk; {} where none is needed.
+
+        Processes that share a host and a folder lose their copies together.
+        """
+        disk = f"{socket.gethostname()} {self._place}"
+        said = exchange(unique("disks"), disk)
+        disks = Counter(said.values())
+        sizes = {len(each) for each in devices_of(_mesh(self._abstract)).values()}
+        if len(disks) == 1 or len({*self._names.values()}) == 1:
+            if self._process == 0:
+                why = "all processes share one disk" if len(disks) == 1 else "each has all parts"
+                log.info("local copies are not mirrored: %s", why)
+            return {}
+        if len(sizes) > 1:
             raise UserError(
                 got=f"--local-mirror with processes of {sizes} devices",
                 expected="the same number in each",
                 do="start all processes alike, or leave it out",
             )
-        token = from_first(unique("token"), functools.partial(_token, run_dir / TOKEN))
-        name = hashlib.sha256(run_config.run_dir.encode()).hexdigest()[:12]
-        place = _on_this_host(run_config.local_folder) / name
-        self.folder = place / token
-        _keep_only(token, place)  # others are of earlier runs of this name
-        self._thread: threading.Thread | None = None
+        order, far = sorted(said, key=lambda index: (said[index], index)), max(disks.values())
+        return {one: order[(at + far) % len(order)] for at, one in enumerate(order)}
 
     def save(
         self, step: int, state: State, manifest: dict[str, Any], durable: Callable[[], None]
@@ -68,20 +104,19 @@ class LocalCopies:
         `durable` returns when all else that belongs to this step is on disk.
         """
         self.wait()
-        about = {"manifest": np.frombuffer(json.dumps(manifest).encode(), np.uint8)}
-        neighbour = (self._process - 1) % self._count
-        copies = {self._names[self._process]: {**about}}
-        if self._mirrors:
-            copies.setdefault(self._names[neighbour], {**about})
-        to_next = tuple((index, (index + 1) % self._count) for index in range(self._count))
+        copies: dict[str, dict[str, np.ndarray]] = {self._names[self._process]: {}}
+        neighbour = next((one for one, to in self._next.items() if to == self._process), None)
         leaves = zip(jax.tree.leaves(state), jax.tree.leaves(self._abstract), strict=True)
         for number, (array, like) in enumerate(leaves):
             made = {self._process: array}
-            if self._mirrors:  # one array at a time: devices rarely have room for another state
-                made[neighbour] = moved(array, like, to_next)
+            if neighbour is not None:  # one at a time: devices rarely have room for another state
+                made[neighbour] = moved(array, like, tuple(self._next.items()))
             for process, each in made.items():
-                copy = copies[self._names[process]]
+                copy = copies.setdefault(self._names[process], {})
                 copy |= {_key(number, slot): part for slot, part in parts_of(each, like).items()}
+        for copy in copies.values():
+            about = json.dumps({"manifest": manifest, "keys": sorted(copy)})
+            copy["about"] = np.frombuffer(about.encode(), np.uint8)
         key = unique(f"copy {step}")
         self._thread = threading.Thread(
             target=self._write, args=(f"{step:08d}", copies, durable, key), name="local copy"
@@ -95,32 +130,45 @@ class LocalCopies:
             self._thread = None
 
     def restore(self, newest: int) -> tuple[State, dict[str, Any]] | None:
-        """State and manifest of the newest copies that are whole, and not older than that step."""
+        """State and manifest of the newest copies, if they are whole and not older than `newest`.
+
+        Where the run does not go on from the newest that any process has, all copies are void.
+        """
         said = exchange(unique("copies"), json.dumps(store.names(self.folder)))
         steps = {name for text in said.values() for name in json.loads(text) if name.isdigit()}
+        found = None
         for name in sorted((each for each in steps if int(each) >= newest), reverse=True):
-            with contextlib.ExitStack() as stack:
-                held = {
-                    path.stem: stack.enter_context(np.load(path))
-                    for path in sorted((self.folder / name).glob("*.npz"))
-                    if _is_sound(path)
-                }
-                said = exchange(unique(f"copies of {name}"), json.dumps(sorted(held)))
-                has = {index: json.loads(text) for index, text in said.items()}
-                sources = {i: _source(i, parts, has) for i, parts in self._names.items()}
-                if lacking := [str(index) for index in sources if sources[index] is None]:
-                    words = "local copies of step %d: nobody has that of process %s"
-                    log.warning(words, int(name), ", ".join(lacking))
-                    continue
-                state = self._load(
-                    held, _rounds({i: s for i, s in sources.items() if s is not None})
-                )
-                return state, self._manifest(held, has)
-        return None
+            if found := self._whole(name):
+                break
+        if found is None or found[1]["step"] < max(map(int, steps)):
+            self.forget()
+        return found
+
+    def forget(self) -> None:
+        """Make all copies void, also those of a disk that is away and comes back."""
+        self._begin(anew=True)
+
+    def _whole(self, name: str) -> tuple[State, dict[str, Any]] | None:
+        """What `restore` returns, of one step."""
+        with contextlib.ExitStack() as stack:
+            files = [n for n in store.names(self.folder / name) if n.endswith(SUFFIX)]
+            read = {n.removesuffix(SUFFIX): _read(self.folder / name / n) for n in files}
+            held = {parts: copy for parts, copy in read.items() if copy}
+            for copy in held.values():
+                stack.enter_context(copy)
+            said = exchange(unique(f"copies of {name}"), json.dumps([*held]))
+            has = {index: json.loads(text) for index, text in said.items()}
+            sources = {i: _source(i, parts, has) for i, parts in self._names.items()}
+            taken = {i: source for i, source in sources.items() if source is not None}
+            if lacking := [str(index) for index in sources if index not in taken]:
+                words = "local copies of step %d: nobody has that of process %s"
+                log.warning(words, int(name), ", ".join(lacking))
+                return None
+            return self._load(held, _rounds(taken)), self._manifest(held, has)
 
     def clear(self) -> None:
         """Delete those that this process sees."""
-        _keep_only("", self.folder.parent)
+        _keep_only("", self._place)
 
     def _write(
         self, name: str, copies: dict[str, Any], durable: Callable[[], None], key: str
@@ -135,7 +183,7 @@ class LocalCopies:
             try:
                 for parts, arrays in copies.items():
                     content = functools.partial(_write_arrays, arrays=arrays)
-                    store.write(self.folder / name / f"{parts}.npz", content, sync=False)
+                    store.write(self.folder / name / f"{parts}{SUFFIX}", content, sync=False)
             except Exception as error:
                 failure = error
             failure = agreed_failure(f"{key} written", failure)
@@ -171,8 +219,8 @@ class LocalCopies:
         teller = min(index for index, names in has.items() if names)
         own = ""
         if teller == self._process:
-            own = next(iter(held.values()))["manifest"].tobytes().decode()
-        return dict(json.loads(exchange(unique("manifest"), own)[teller]))
+            own = next(iter(held.values()))["about"].tobytes().decode()
+        return dict(json.loads(exchange(unique("manifest"), own)[teller])["manifest"])
 
 
 def forget_copies(run_dir: Path) -> None:
@@ -197,12 +245,6 @@ def _keep_only(name: str, folder: Path) -> None:
     with contextlib.suppress(OSError):  # what cannot be deleted is not taken either
         for other in {*store.names(folder)} - {name}:
             store.remove(folder / other)
-
-
-def _token(path: Path) -> str:
-    if not store.exists(path):
-        store.write_json(path, {"token": secrets.token_hex(6)})
-    return str(store.read_json(path)["token"])
 
 
 def _mesh(abstract: State) -> Any:
@@ -236,10 +278,15 @@ def _write_arrays(file: Any, arrays: dict[str, Any]) -> None:
     np.savez(file, **arrays)
 
 
-def _is_sound(path: Path) -> bool:
-    """Whether each part has its checksum, which `zipfile` keeps."""
+def _read(path: Path) -> Any:
+    """The arrays of a copy by key, or None for one that is damaged, however it is."""
     try:
         with zipfile.ZipFile(path) as file:
-            return file.testzip() is None
-    except (OSError, zipfile.BadZipFile, EOFError, ValueError):
-        return False
+            if file.testzip() is not None:  # each part has a checksum
+                return None
+        copy = np.load(path)
+        about = json.loads(copy["about"].tobytes())
+        return copy if {*about["keys"], "about"} == {*copy.files} else None
+    except Exception as error:  # of zipfile and NumPy, by what byte has changed
+        log.warning("%s cannot be read: %r", path, error)
+        return None

@@ -25,7 +25,7 @@ from .agree import check_folder, check_same_program, check_same_run, lack_artifa
 from .changes import in_words, list_changes
 from .checkpoint import Checkpoints
 from .compiled import abstract_state, count_parameters, describe_state, initialise, jit_step
-from .distributed import Watch, all_agree, barrier, on_end
+from .distributed import all_agree, barrier, on_end
 from .guards import CompileCount, FiniteCheck, OneCompilation, debugging_as_asked
 from .lock import only_run_in
 from .prefetch import Prefetch
@@ -34,6 +34,7 @@ from .shelf import shelf_of
 from .sink import NpzFiles
 from .stop import StopRequest, to_save
 from .tiers import Tiers
+from .watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +92,7 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
     if first >= last and all_agree(reported(run_dir, first)):
         do = "it has reached its aim" if finished else "raise --steps to go on"
         log.info("nothing to do: %s is at step %d; %s", run_dir, first, do)
+        tiers.end()
         return Exit.DONE
     changes = list_changes(manifest, about, first, accept_code=run_config.accept_changed_code)
     about |= {
@@ -167,7 +169,8 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
                 tiers.wait(planned=planned)
             # While steps are skipped, the older checkpoints may be what is wanted.
             rotate = not finite.skipping
-            tiers.save(step, state, so_far, durable, planned=planned, rotate=rotate)
+            copied = tiers.due(step) and code is None  # a stop has no time for two saves
+            tiers.save(step, state, so_far, durable, planned=planned, copied=copied, rotate=rotate)
             recorder.saved(time.monotonic() - began_s)
 
     def unless_stopped(part: str, work: Callable[[State, Beat], dict[str, Any]]) -> dict[str, Any]:
@@ -195,6 +198,8 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
                 recorder.step(first, values, force=True)
             if owed.get("show") and can_show and code is None and lack_artifacts(run_dir, first):
                 show()
+            if tiers.from_copies:  # what its hosts alone hold may be gone at the next start
+                save(True)
             # Stopped again, it is owed still: the checkpoint says so.
             if code is not None or (owed.get("judge") and _is_done(workload, newest)):
                 last = first
@@ -254,8 +259,7 @@ def _run(workload: Workload, config: Any, mesh: Mesh, mirror: Mirror) -> Exit:
                     break
         clock.enter("checkpoint" if code is None else "preemption")
         with watch.waiting(run_config.save_timeout_s):
-            tiers.wait()
-        tiers.check_last()
+            tiers.check_last()
         if code is not None:
             over = finished or step == run_config.steps
             next_run = "writes the report" if over else "goes on from there"

@@ -26,8 +26,11 @@ def job() -> Any:
 
 def is_stop_asked() -> bool:
     """Whether the notifier of any process in the job has heard SIGTERM."""
+    client = job().client
+    if client is None:  # JAX has left the job meanwhile
+        return False
     try:
-        job().client.key_value_try_get("RECEIVED_PREEMPTION_NOTICE")
+        client.key_value_try_get("RECEIVED_PREEMPTION_NOTICE")
     except jax.errors.JaxRuntimeError as error:
         if "NOT_FOUND" not in str(error):
             raise

@@ -16,7 +16,6 @@ from orbax.checkpoint import v1 as ocp
 from ..errors import UserError
 from ..records import mirror, objects, store
 from .agree import exchange, from_first
-from .distributed import unique
 from .private import writer_of
 
 DAMAGED = ".damaged"  # in the name of one that was set aside, or of the object that says so
@@ -79,9 +78,9 @@ class Shelf:
         here = [str(f) for f in store.files(self.arrays / name) if _is_content(f)]
         return here if self.own_disks else [file for file in here if _is_ours(file)]
 
-    def without_others(self, name: str, written: list[str]) -> list[str]:
+    def without_others(self, written: list[str], key: str) -> list[str]:
         """Those that no process before this one has. Waits for all processes."""
-        held = exchange(unique(f"files {name}"), json.dumps(written))
+        held = exchange(f"{key} files", json.dumps(written))
         before = {f for index in range(jax.process_index()) for f in json.loads(held[index])}
         return [file for file in written if file not in before]
 
@@ -96,16 +95,17 @@ class Shelf:
         """Whether `hash` is to be called by all processes, once all have written."""
         return self.own_disks or (self.is_remote and not self.is_copied)
 
-    def hash(self, name: str, files: list[str]) -> dict[str, str]:
+    def hash(self, name: str, files: list[str], key: str) -> dict[str, str]:
         """File -> hash of those that this process wrote, which are in `folder` afterwards.
 
-        files: those of `written`, which a bucket that Orbax writes to need not be asked for.
+        key: of this save, the same in all processes. files: those of `written`, which a bucket that
+        Orbax writes to need not be asked for.
         """
         if self.is_remote and not self.is_copied:
-            there = from_first(unique(f"written {name}"), lambda: self._content(name))
+            there = from_first(f"{key} written", lambda: self._content(name))
             return {file: there[file] for file in there if _is_ours(file)}
         if self.own_disks:
-            files = self.without_others(name, files)
+            files = self.without_others(files, key)
         hashes = {file: store.sha256(self._here(name, file)) for file in files}
         if self.is_copied:
             with ThreadPoolExecutor(THREADS) as pool:
@@ -219,6 +219,17 @@ def shelf_of(run_dir: str, *, reader: bool = False, own_disks: bool = False) -> 
     is_s3 = str(folder).startswith("s3:")
     arrays = mirror.local(run_dir, reader).absolute() / "checkpoints" if is_s3 else folder
     return Shelf(folder, arrays, own_disks and is_s3)
+
+
+def note_of(folder: PurePath) -> PurePath:
+    """The file that tells the step of the newest checkpoint that was ever saved in a folder."""
+    return folder.with_name(f"{folder.name}.json")
+
+
+def noted_step(folder: PurePath) -> int | None:
+    """That step; None where none was saved."""
+    note = note_of(folder)
+    return int(store.read_json(note)["step"]) if store.exists(note) else None
 
 
 def _kind(digest: str) -> str:

@@ -65,8 +65,8 @@ class StopRequest:
     def unless_stopped[T](self, work: Callable[[Beat], T], step: int, beat: Beat) -> T | None:
         """What `work` after a step returns; None where a stop is decided meanwhile, in all.
 
-        A stop leaves it at a beat. Processes should beat at the same points of it; where they do
-        not, they agree again after it.
+        A stop leaves it at a beat. Where it has collectives, processes have to beat at the same
+        points of it: one that left would be waited for. Where they do not, they agree after it.
         """
         several = jax.process_count() > 1
         left: float = BEATS if several else math.inf

@@ -13,7 +13,7 @@ from ..run_config import RunConfig, due
 from .changes import check_identity
 from .checkpoint import Checkpoints, described
 from .local_copies import LocalCopies, forget_copies
-from .shelf import DAMAGED
+from .shelf import DAMAGED, noted_step
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +26,12 @@ class Tiers:
     ) -> None:
         """run_dir: on a disk; abstract: shapes of the state with their shardings."""
         self._checkpoints, self._abstract, self._config = checkpoints, abstract, run_config
-        self._copies = None
+        self._run_dir, self._copies = run_dir, None
         if run_config.local_folder:
             self._copies = LocalCopies(run_config, run_dir, abstract)
-        else:
-            forget_copies(run_dir)
         self._one = threading.Lock()
+        self.from_copies = False
+        """The state that was restored is in no checkpoint yet."""
 
     def restore(
         self, about: dict[str, Any], defaults: dict[str, Any]
@@ -42,13 +42,19 @@ class Tiers:
         """
         if self._copies:
             newest = next(iter(self._checkpoints.steps(repair=True)), 0)
-            if found := self._copies.restore(newest):
+            if self._checkpoints.lacks(newest):
+                log.info("going back to checkpoint %d: local copies are not taken", newest)
+                self._copies.forget()
+            elif found := self._copies.restore(newest):
                 check_identity(self._copies.folder, found[1], about, defaults)
                 words = "step %d comes from local copies; the newest checkpoint is of step %d"
                 log.info(words, found[1]["step"], newest)
+                self.from_copies = found[1]["step"] > newest
                 return found
         if (found := self._checkpoints.restore(self._abstract, about, defaults)) is None:
             check_none_lost(self._checkpoints.folder)
+        if not self._copies:
+            forget_copies(self._run_dir)
         return found
 
     def due(self, step: int) -> bool:
@@ -63,9 +69,10 @@ class Tiers:
         durable: Callable[[], None],
         *,
         planned: bool,
+        copied: bool,
         rotate: bool,
     ) -> None:
-        """Start a checkpoint if it is `planned`, and a local copy if it is due.
+        """Start a checkpoint if it is `planned`, and a local copy if it is to be `copied`.
 
         `durable` and `rotate`: see `Checkpoints.save`.
         """
@@ -74,7 +81,7 @@ class Tiers:
             with self._one:
                 durable()
 
-        if self._copies and self.due(step) and rotate:
+        if self._copies and copied and rotate:
             self._copies.save(step, state, described(step, state, about), one_at_a_time)
         if planned:
             self._checkpoints.save(step, state, about, one_at_a_time, rotate=rotate)
@@ -86,8 +93,8 @@ class Tiers:
         return self._checkpoints.wait() if planned else None
 
     def check_last(self) -> None:
-        """UserError where the newest checkpoint was not saved."""
-        if (error := self._checkpoints.wait()) is not None:
+        """Wait for the saves in progress; UserError where the newest checkpoint was not saved."""
+        if (error := self.wait()) is not None:
             raise UserError(
                 got=f"the last checkpoint could not be saved: {error}",
                 expected=f"room for it in {self._checkpoints.folder.parent}",
@@ -106,9 +113,8 @@ def check_none_lost(folder: PurePath) -> None:
 
     To begin anew would delete the records and outputs that are left of it.
     """
-    run_dir, newest = folder.parent, folder.with_name(f"{folder.name}.json")
-    aside = [name for name in store.names(folder) if DAMAGED in name]
-    step = store.read_json(newest)["step"] if store.exists(newest) else None
+    run_dir, aside = folder.parent, [name for name in store.names(folder) if DAMAGED in name]
+    step = noted_step(folder)
     ended = store.exists(run_dir / "summary.json")
     if step is None and not aside and not ended:
         return  # it was killed before its first save, and begins again

@@ -38,6 +38,13 @@ def job_of(folder: Path, **changes: Any) -> Job:
     return read_job(written(folder, **changes))
 
 
+def parts(manifest: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
+    """The JobSet, its Job, its pod and that one's container."""
+    job = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]
+    pod = job["template"]["spec"]
+    return manifest["spec"], job, pod, pod["containers"][0]
+
+
 def _toml(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + "}"

@@ -2,6 +2,7 @@
 
 import os
 import random
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ...errors import Exit
-from .. import telemetry
+from .. import store, telemetry
 from ..store import read_lines
 from ..telemetry import Clock, age_s, goodput, split
 
@@ -208,3 +209,23 @@ def test_a_process_counts_its_age_once(monkeypatch):
     monkeypatch.setattr(telemetry, "_runs", iter(range(9)))
     assert 0.1 < age_s() < 24 * 3600
     assert age_s() == 0.0
+
+
+def test_no_part_waits_for_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, hangs, freed = Clock(), threading.Event(), threading.Event()
+
+    def write(*_: object, **__: object) -> None:
+        hangs.set()
+        assert freed.wait(60)
+
+    monkeypatch.setattr(store, "write", write)
+    saving = threading.Thread(target=clock.save, args=(tmp_path / "attempts.jsonl", 3))
+    saving.start()
+    assert hangs.wait(60)
+    entering = threading.Thread(target=clock.enter, args=("step",))
+    entering.start()
+    entering.join(60)
+    assert not entering.is_alive()
+    assert clock.doing()[0] == "step"
+    freed.set()
+    saving.join()

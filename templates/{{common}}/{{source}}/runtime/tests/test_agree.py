@@ -75,7 +75,6 @@ def test_one_process_lists_a_bucket_and_each_commits_what_it_wrote(
     files = {name: f"md5Hash {name}" for name in ("manifest.json", "files-0.json", *WRITTEN)}
     folder = store.place("gs://bucket/run/checkpoints")
     bucket = shelf.Shelf(folder, folder)
-    monkeypatch.setattr(shelf, "unique", lambda name: name)
     found: dict[int, dict[str, str]] = {}
     for process in range(2):
         in_job(monkeypatch, process, said)
@@ -83,7 +82,7 @@ def test_one_process_lists_a_bucket_and_each_commits_what_it_wrote(
         listed = (lambda path: files) if process == 0 else (lambda path: pytest.fail("it asked"))
         monkeypatch.setattr(objects, "found", listed)
         assert bucket.asks_others
-        found[process] = bucket.hash("00000001", bucket.written("00000001"))
+        found[process] = bucket.hash("00000001", bucket.written("00000001"), "save 1")
     assert set(found[0]) == {"manifest.json", WRITTEN[0]}
     assert found[1] == {WRITTEN[1]: files[WRITTEN[1]]}
 

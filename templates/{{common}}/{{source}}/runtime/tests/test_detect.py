@@ -70,6 +70,9 @@ MPI_6 = MPI | {"OMPI_MCA_orte_hnp_uri": "4096.0;tcp6://[fe80::b9b,2620:10d::2]:4
         (SLURM | GKE, "Slurm", 2, 1, "gpu007:61443"),
         (SLICES | POD, "TPU (GKE)", 4, 3, "j-slice-0-0.j:8482"),
         (POD | MPI, "JobSet", 4, 3, "j-slice-0-0.j:8482"),
+        # What a launcher below lacks, nobody needs.
+        (GKE | {"JOBSET_NAME": "x"}, "TPU (GKE)", 2, 1, "t-0.s:8482"),
+        (POD | {"OMPI_COMM_WORLD_SIZE": "4"}, "JobSet", 4, 3, "j-slice-0-0.j:8482"),
         # A launcher that started one process has not started these.
         (SLURM | ONE | MPI, "Open MPI", 4, 2, "10.96.0.1:62624"),
     ],
@@ -125,6 +128,8 @@ def test_what_is_wrong_is_refused(environ: dict[str, str], words: str) -> None:
             None,
         ),  # JAX reads it
         (SLURM | {"SLURM_STEP_NUM_NODES": "1", "SLURM_GPUS_PER_TASK": "1"}, None),
+        (SLURM | {"SLURM_STEP_NUM_NODES": "1", "SLURM_NTASKS_PER_GPU": "1"}, None),
+        (SLURM | {"SLURM_STEP_NUM_NODES": "1", "CUDA_VISIBLE_DEVICES": "1"}, None),
         (MPI, None),
         (MPI_TWO, (1,)),
         (TRIO, None),

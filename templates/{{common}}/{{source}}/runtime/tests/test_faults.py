@@ -14,9 +14,9 @@ import pytest
 
 from ...errors import Exit
 from .. import stop
-from ..distributed import Watch
 from ..sink import read_outputs
 from ..stop import REPEAT_S, StopRequest
+from ..watch import Watch
 from . import faults
 from .children import Child, hang, steps_of, stuck, train_sampler, train_unread
 

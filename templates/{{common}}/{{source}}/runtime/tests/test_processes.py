@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -57,6 +58,18 @@ def test_sigterm_to_one_saves_both_at_the_same_step(tmp_path: Path) -> None:
     (saved,) = (run_dir / "checkpoints").iterdir()
     assert {f"files-{i}.json" for i in range(2)} <= {p.name for p in saved.iterdir()}
     assert int(saved.name) == read_lines(run_dir / "metrics.jsonl")[-1]["step"]
+
+
+def test_sigterm_ends_one_that_waits_for_the_others(tmp_path: Path) -> None:
+    places = {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        places["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{free.getsockname()[1]}"
+    child = Child(train_sampler, tmp_path / "run", 9, 3, log=tmp_path / "log", **places)
+    child.wait_for(lambda: "process 0 of 2" in child.log.read_text())
+    time.sleep(1)  # it is in JAX's code then
+    os.kill(child.process.pid, signal.SIGTERM)
+    assert child.code(30) == Exit.PREEMPTED, child.log.read_text()
 
 
 def test_exception_in_one_ends_both(tmp_path: Path) -> None:
