@@ -143,7 +143,9 @@ def test_the_workload_of_the_readme_is_a_whole_one(acorn: Path, tmp_path: Path) 
         uv(acorn, "run", "acorn", "train", *options.split())
         losses = losses_of(acorn / "runs" / "mlp")
         assert losses[300] < 0.2 * losses[1]
-        assert "fits" in uv(acorn, "run", "acorn", "preflight")
+        told = uv(acorn, "run", "acorn", "preflight")
+        assert "fits" in told
+        assert "nan" not in told
         uv(acorn, "run", "acorn", "plan", "--topologies", "v5e:4x4", "--slices", "1")
         uv(acorn, "run", "pytest", "-q", "src/acorn/tests/test_job.py")
     finally:

@@ -1,6 +1,5 @@
 """`preflight`: compile the real training step ahead of time; does it fit? Runs no step."""
 
-import math
 import os
 from collections import Counter
 from typing import Annotated, Any
@@ -22,13 +21,11 @@ def preflight(
     """
     if topology != "local":
         os.environ |= AHEAD_OF_TIME  # before JAX is imported
-    import jax
-
     from ..records.hardware import peaks
     from ..records.progress import show
     from ..records.report import format_summary
     from ..runtime import cost
-    from ..runtime.compiled import abstract_state
+    from ..runtime.compiled import abstract_state, count_parameters
     from ..runtime.sharding import describe_shards, make_mesh
     from ..runtime.traffic import sent_bytes
     from ..workload import make_dry_workload
@@ -37,16 +34,18 @@ def preflight(
     mesh = make_mesh(config.mesh, devices)
     workload = make_dry_workload(config, mesh)
     state, _ = abstract_state(workload, config.run.seed, mesh)
-    (name, units), flops = workload.rate, workload.flops_per_step or math.nan
+    (name, units), flops = workload.rate, workload.flops_per_step
     where = topology if slices == 1 else f"{slices} slices of {topology}"
     figures: dict[str, Any] = {
         "devices": f"{len(devices)} x {devices[0].device_kind} ({where})",
         "mesh": ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items()),
-        "parameters": sum(x.size for x in jax.tree.leaves(state["params"])),
-        "flops": f"{flops:.4g} a step = {units:,} {name} x {flops / units:.4g} "
-        f"({workload.flops_formula})",
+        "parameters": count_parameters(state) or "none: the state has no params",
+        "flops": "not counted: the workload gives no flops_per_step",
     }
-    if (chip := peaks(devices[0].device_kind)) is not None:
+    if flops:
+        each = f"{units:,} {name} x {flops / units:.4g} ({workload.flops_formula})"
+        figures["flops"] = f"{flops:.4g} a step = {each}"
+    if flops and (chip := peaks(devices[0].device_kind)) is not None:
         figures["step_at_peak_ms"] = 1e3 * flops / (len(devices) * chip.bf16_flops)
     found = cost.judge_step(workload, config.run.seed, mesh)
     figures["compile_s"] = found.compile_s
