@@ -5,7 +5,7 @@
 soak: the emitted `simulate` of two hosts, struck ten times, with checkpoints alone and with local
 copies between them; steps that were lost beside those since the newest save. saves: how long a save
 holds up the steps, and how long it takes, by bytes of state, one process. processes: a step of the
-demo on a mesh of four CPU devices, of 1, 2 and 4 processes, started in turn.
+demo on a mesh of four CPU devices, of 1, 2 and 4 processes, started in turn, by rows of a batch.
 """
 
 import argparse
@@ -26,6 +26,7 @@ STEPS, SAVED, COPIED = 600, 60, 10  # in all; between two checkpoints; between t
 FAULTS = [("kill", 1, 85), ("term", 0, 137), ("gone", 1, 193), ("kill", 0, 244), ("term", 1, 295)]
 FAULTS += [("hang", 1, 349), ("gone", 0, 398), ("kill", 1, 447), ("term", 0, 497), ("kill", 0, 553)]
 SIZES_MB = (16, 128, 1024)
+BATCHES = {16: 100, 256: 25}  # rows of a batch -> steps
 
 SAVES = """
 import json, sys, time
@@ -44,9 +45,8 @@ config = RunConfig(run_dir=str(folder), local_folder="/dev/shm/acorn-saves")
 specs = {"w": P("fsdp"), "step": P()}
 mesh = make_mesh(MeshConfig(data=1, fsdp=4))
 shardings = named(specs, mesh)
-make = jax.jit(
-    lambda: {"w": jnp.ones((megabytes * 250, 1000)), "step": jnp.int32(0)}, out_shardings=shardings
-)
+noise = lambda: jax.random.normal(jax.random.key(0), (megabytes * 250, 1000))
+make = jax.jit(lambda: {"w": noise(), "step": jnp.int32(0)}, out_shardings=shardings)
 state = jax.block_until_ready(make())
 abstract = with_shardings(jax.eval_shape(make), shardings)
 folder.mkdir(parents=True)
@@ -149,20 +149,23 @@ def saves(project, rounds):
 
 def processes(project, rounds):
     """A step of the demo on four devices, by the number of processes that have them."""
-    step_ms = {count: [] for count in (1, 2, 4)}
-    for number in range(rounds):
-        for count, times in step_ms.items():
-            run_dir = project / "runs" / f"processes-{count}-{number}"
-            shutil.rmtree(run_dir, ignore_errors=True)
-            times.append(step_of(project, run_dir, count))
-    rows = [
-        [count, 4 // count, f"{median(times):.1f}", f"{ratio(times, step_ms[1]):.2f}"]
-        for count, times in step_ms.items()
-    ]
-    table(["processes", "devices of each", "a step, ms", "beside one process"], rows)
+    rows = []
+    for batch, steps in BATCHES.items():
+        step_ms = {count: [] for count in (1, 2, 4)}
+        for number in range(rounds):
+            for count, times in step_ms.items():
+                run_dir = project / "runs" / f"processes-{count}-{number}"
+                shutil.rmtree(run_dir, ignore_errors=True)
+                times.append(step_of(project, run_dir, count, batch, steps))
+        rows += [
+            [batch, count, 4 // count, f"{median(times):.0f}", f"{ratio(times, step_ms[1]):.2f}"]
+            for count, times in step_ms.items()
+        ]
+    heads = ["rows a step", "processes", "devices of each", "a step, ms", "beside one process"]
+    table(heads, rows)
 
 
-def step_of(project, run_dir, count):
+def step_of(project, run_dir, count, batch, steps):
     """Milliseconds of a step, the median of the records of a run."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -171,7 +174,8 @@ def step_of(project, run_dir, count):
     env |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(4 // count)}
     if count > 1:
         env |= {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": str(count)}
-    words = "train demo --steps 120 --save-every-steps 0 --eval-every-steps 0 --log-every-steps 10"
+    words = f"train demo --steps {steps} --data.batch-size {batch} --eval-every-steps 0"
+    words += " --save-every-steps 0 --log-every-steps 5"
     started = [
         subprocess.Popen(
             [project / ".venv/bin/acorn", *words.split(), "--run-dir", str(run_dir)],
@@ -186,7 +190,7 @@ def step_of(project, run_dir, count):
         raise SystemExit(f"{count} processes ended with {codes}")
     lines = (run_dir / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
-    return median(row["step_ms"] for row in records if row["step"] > 20 and "step_ms" in row)
+    return median(row["step_ms"] for row in records if row["step"] > 10 and "step_ms" in row)
 
 
 if __name__ == "__main__":

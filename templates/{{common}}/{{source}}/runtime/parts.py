@@ -43,10 +43,10 @@ def parts_of(array: jax.Array, like: Any) -> dict[int, np.ndarray]:
     bits = _to_bits(like.sharding)(array) if _is_key(like) else array
     bits.copy_to_host_async()
     data = {shard.device: shard.data for shard in bits.addressable_shards}
-    # Copied: on a CPU the array is the device's own memory, which a step donates. As bytes, because
-    # NumPy's files know no bfloat16.
+    # On a CPU this is the device's own memory, which a step that would donate it leaves alone while
+    # it is held here (a test). As bytes, because NumPy's files know no bfloat16.
     return {
-        slot: np.array(data[device]).reshape(-1).view(np.uint8)
+        slot: np.asarray(data[device]).reshape(-1).view(np.uint8)
         for slot, (device, first) in enumerate(_slots(like))
         if slot == first
     }
