@@ -4,7 +4,9 @@ import dataclasses
 import os
 import shutil
 import signal
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -16,6 +18,7 @@ from ...run_config import MeshConfig
 from .. import local_copies
 from ..checkpoint import Checkpoints
 from ..sink import read_outputs
+from ..tiers import Tiers
 from .children import Child, steps_of
 from .workloads import SamplerConfig, config_of, go
 
@@ -122,6 +125,23 @@ def test_copies_that_were_passed_over_stay_passed_over(alone: Alone) -> None:
     assert begun(alone.run_dir) == [0, SAVED, SAVED]
     assert steps_of(alone.run_dir) == list(range(1, STEPS + 1))
     np.testing.assert_array_equal(alone.draws(), calm_draws(alone.run_dir.parent))
+
+
+def test_a_checkpoint_that_is_newer_comes_first(alone: Alone) -> None:
+    break_off(alone.config(local_every_steps=25), at=37)
+    go(alone.config())
+    assert begun(alone.run_dir) == [0, 30]
+
+
+def test_nothing_is_copied_while_steps_are_skipped() -> None:
+    """The copy before may be what is wanted."""
+    copied: list[int] = []
+    tiers = object.__new__(Tiers)
+    keep = SimpleNamespace(save=lambda step, *_: copied.append(step))
+    tiers.__dict__ |= {"_copies": keep, "_one": threading.Lock()}
+    for step, rotate in ((5, True), (10, False)):
+        tiers.save(step, {}, {}, lambda: None, planned=False, copied=True, rotate=rotate)
+    assert copied == [5]
 
 
 def test_who_deletes_a_checkpoint_goes_back_to_the_one_before(alone: Alone) -> None:
