@@ -161,14 +161,16 @@ class LocalCopies:
             sources = {i: _source(i, parts, has) for i, parts in self._names.items()}
             taken = {i: source for i, source in sources.items() if source is not None}
             if lacking := [str(index) for index in sources if index not in taken]:
-                words = "local copies of step %d: nobody has that of process %s"
-                log.warning(words, int(name), ", ".join(lacking))
+                if self._process == 0:
+                    words = "local copies of step %d: nobody has that of process %s"
+                    log.warning(words, int(name), ", ".join(lacking))
                 return None
             return self._load(held, _rounds(taken)), self._manifest(held, has)
 
     def clear(self) -> None:
         """Delete those that this process sees."""
-        _keep_only("", self._place)
+        with contextlib.suppress(OSError):
+            store.remove(self._place)
 
     def _write(
         self, name: str, copies: dict[str, Any], durable: Callable[[], None], key: str
@@ -190,7 +192,8 @@ class LocalCopies:
         if failure is None:
             _keep_only(name, self.folder)
             return
-        log.warning("no local copy of step %d: %s; the run goes on", int(name), failure)
+        words = "no local copy of step %d in %s, which needs room for two: %s; the run goes on"
+        log.warning(words, int(name), self.folder, failure)
         with contextlib.suppress(OSError):
             store.remove(self.folder / name)
 
@@ -231,7 +234,7 @@ def forget_copies(run_dir: Path) -> None:
 
 def _on_this_host(folder: str) -> Path:
     """The folder that a setting names here."""
-    found = os.path.expandvars(folder)
+    found = os.path.expanduser(os.path.expandvars(folder))
     if "$" in found or objects.is_url(found):
         raise UserError(
             got=f"--local-folder {found}",

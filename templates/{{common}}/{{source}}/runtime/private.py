@@ -1,6 +1,6 @@
 """Every private name of JAX and Orbax that this project uses. Nothing else imports `jax._src`.
 
-Seen in jax 0.11.1 to 0.12.0.1 and orbax-checkpoint 0.12.2 to 0.12.4; a test says which one breaks.
+Seen in jax 0.11.1 to 0.12.0.1 and orbax-checkpoint 0.12.2 to 0.12.8; a test says which one breaks.
 """
 
 from pathlib import Path

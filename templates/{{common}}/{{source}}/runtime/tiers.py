@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path, PurePath
 from typing import Any
 
+import jax
+
 from ..contract import State
 from ..errors import UserError
 from ..records import store
@@ -27,6 +29,12 @@ class Tiers:
         """run_dir: on a disk; abstract: shapes of the state with their shardings."""
         self._checkpoints, self._abstract, self._config = checkpoints, abstract, run_config
         self._run_dir, self._copies = run_dir, None
+        if run_config.local_mirror and not run_config.local_folder:
+            raise UserError(
+                got="--local-mirror without --local-folder",
+                expected="a folder on each host's own disk, or in its memory",
+                do="add --local-folder /dev/shm/copies, or leave it out",
+            )
         if run_config.local_folder:
             self._copies = LocalCopies(run_config, run_dir, abstract)
         self._one = threading.Lock()
@@ -43,12 +51,12 @@ class Tiers:
         if self._copies:
             newest = next(iter(self._checkpoints.steps(repair=True)), 0)
             if self._checkpoints.lacks(newest):
-                log.info("going back to checkpoint %d: local copies are not taken", newest)
+                self._say("going back to checkpoint %d: local copies are not taken", newest)
                 self._copies.forget()
             elif found := self._copies.restore(newest):
                 check_identity(self._copies.folder, found[1], about, defaults)
                 words = "step %d comes from local copies; the newest checkpoint is of step %d"
-                log.info(words, found[1]["step"], newest)
+                self._say(words, found[1]["step"], newest)
                 self.from_copies = found[1]["step"] > newest
                 return found
         if (found := self._checkpoints.restore(self._abstract, about, defaults)) is None:
@@ -56,6 +64,10 @@ class Tiers:
         if not self._copies:
             forget_copies(self._run_dir)
         return found
+
+    def _say(self, words: str, *numbers: int) -> None:
+        if jax.process_index() == 0:
+            log.info(words, *numbers)
 
     def due(self, step: int) -> bool:
         """Whether a step has a local copy."""

@@ -175,7 +175,7 @@ def test_the_last_step_from_copies_is_saved(
     assert go(alone.config(last, local_every_steps=last)) == 0
     assert begun(alone.run_dir) == [0, last]
     assert (alone.run_dir / "checkpoints" / f"{last:08d}" / "files-0.json").exists()
-    assert not [*alone.disk.rglob("*.npz")]
+    assert not [*alone.disk.iterdir()]
 
 
 def test_a_stop_has_no_time_for_a_copy(alone: Alone) -> None:
@@ -189,11 +189,15 @@ def test_a_stop_has_no_time_for_a_copy(alone: Alone) -> None:
     assert copied == max(steps_of(alone.run_dir)) - 1
 
 
-def test_runs_of_other_folders_keep_their_copies(alone: Alone) -> None:
+def test_runs_of_other_folders_keep_their_copies(
+    alone: Alone, monkeypatch: pytest.MonkeyPatch
+) -> None:
     break_off(alone.config())
     other = alone.run_dir.with_name("other")
     break_off(local_config(other))
-    go(local_config(Path(f"{alone.run_dir}/../run")))  # the same folder by another name
+    monkeypatch.setenv("HOME", str(alone.disk.parent))
+    again = Path(f"{alone.run_dir}/../run")  # both folders by other names
+    go(local_config(again, local_folder="~/disk"))
     assert begun(alone.run_dir) == [0, COPIED]
 
 
@@ -203,12 +207,18 @@ def test_a_copy_that_cannot_be_written_costs_a_warning(
     alone.disk.write_bytes(b"")  # a file where the folder should be made
     assert go(alone.config(12)) == 0
     assert "no local copy of step 5" in caplog.text
+    assert str(alone.disk) in caplog.text
 
 
 @pytest.mark.parametrize("folder", ["$NOWHERE/copies", "gs://bucket/copies"])
 def test_a_folder_that_no_host_has_is_refused(tmp_path: Path, folder: str) -> None:
     with pytest.raises(UserError, match="each host"):
         go(local_config(tmp_path / "run", local_folder=folder))
+
+
+def test_a_mirror_without_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--local-mirror without --local-folder"):
+        go(local_config(tmp_path / "run", local_folder="", local_mirror=True))
 
 
 def test_another_mesh_goes_on_from_the_checkpoint(alone: Alone) -> None:
