@@ -21,3 +21,4 @@ class UserError(Exception):
 
     def __init__(self, *, got: object, expected: object, do: str) -> None:
         super().__init__(f"got:      {got}\nexpected: {expected}\nto do:    {do}")
+        self.got, self.expected = got, expected

@@ -226,8 +226,7 @@ def _complaint_of_command(words: Sequence[str]) -> str:
         with contextlib.redirect_stderr(shown), contextlib.redirect_stdout(shown):
             cli.parse([*words])
     except UserError as error:
-        parts = re.fullmatch(r"got: +(.*)\nexpected: (.*)\nto do:.*", str(error), re.DOTALL)
-        return f"{parts[2]} instead of {parts[1]}" if parts else str(error)
+        return f"{error.expected} instead of {error.got}"
     except SystemExit as end:  # tyro has printed what is wrong, below a title; or the help
         lines = [line.strip("─-╭╮│├┤╰╯ ") for line in shown.getvalue().splitlines()]
         said = "".join([*filter(None, lines)][1:2])

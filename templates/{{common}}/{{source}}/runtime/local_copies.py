@@ -184,7 +184,7 @@ class LocalCopies:
         if (failure := agreed_failure(key, failure)) is None:
             try:
                 for parts, arrays in copies.items():
-                    content = functools.partial(_write_arrays, arrays=arrays)
+                    content = functools.partial(np.savez, **arrays)
                     store.write(self.folder / name / f"{parts}{SUFFIX}", content, sync=False)
             except Exception as error:
                 failure = error
@@ -275,10 +275,6 @@ def _rounds(sources: dict[int, int]) -> list[Pairs]:
         rounds.append(tuple(now.items()))
         moves = [move for move in moves if move not in now.items()]
     return rounds
-
-
-def _write_arrays(file: Any, arrays: dict[str, Any]) -> None:
-    np.savez(file, **arrays)
 
 
 def _read(path: Path) -> Any:
