@@ -208,10 +208,11 @@ class Checkpoints:
         return self._shelf.arrays / path.name, manifest
 
     def lacks(self, newest: int) -> bool:
-        """Whether a checkpoint after `newest` was deleted, though none was found damaged."""
+        """Whether a checkpoint after `newest` was deleted, where none after it was damaged."""
 
         def look() -> bool:
-            damaged = any(DAMAGED in name for name in store.names(self.folder))
+            marks = [name.partition(DAMAGED) for name in store.names(self.folder)]
+            damaged = any(mark and int(name) > newest for name, mark, _ in marks)
             return (noted_step(self.folder) or 0) > newest and not damaged
 
         return bool(from_first(unique("lacks"), look))

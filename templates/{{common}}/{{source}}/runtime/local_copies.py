@@ -81,7 +81,8 @@ class LocalCopies:
         disk = f"{socket.gethostname()} {self._place}"
         said = exchange(unique("disks"), disk)
         disks = Counter(said.values())
-        sizes = {len(each) for each in devices_of(_mesh(self._abstract)).values()}
+        mesh = jax.tree.leaves(self._abstract)[0].sharding.mesh
+        sizes = {len(each) for each in devices_of(mesh).values()}
         if len(disks) == 1 or len({*self._names.values()}) == 1:
             if self._process == 0:
                 why = "all processes share one disk" if len(disks) == 1 else "each has all parts"
@@ -106,6 +107,7 @@ class LocalCopies:
         self.wait()
         copies: dict[str, dict[str, np.ndarray]] = {self._names[self._process]: {}}
         neighbour = next((one for one, to in self._next.items() if to == self._process), None)
+        jax.tree.map(lambda array: array.copy_to_host_async(), state)  # all, then wait for each
         leaves = zip(jax.tree.leaves(state), jax.tree.leaves(self._abstract), strict=True)
         for number, (array, like) in enumerate(leaves):
             made = {self._process: array}
@@ -113,7 +115,7 @@ class LocalCopies:
                 made[neighbour] = moved(array, like, tuple(self._next.items()))
             for process, each in made.items():
                 copy = copies.setdefault(self._names[process], {})
-                copy |= {_key(number, slot): part for slot, part in parts_of(each, like).items()}
+                copy |= {f"{number}-{slot}": part for slot, part in parts_of(each, like).items()}
         for copy in copies.values():
             about = json.dumps({"manifest": manifest, "keys": sorted(copy)})
             copy["about"] = np.frombuffer(about.encode(), np.uint8)
@@ -204,9 +206,9 @@ class LocalCopies:
             def part(process: int | None) -> dict[int, np.ndarray] | None:
                 if process is None or self._names[process] not in held:
                     return None
-                copy, first = held[self._names[process]], _key(number, "")
+                copy, first = held[self._names[process]], f"{number}-"
                 slots = [int(key.removeprefix(first)) for key in copy if key.startswith(first)]
-                return {slot: copy[_key(number, slot)] for slot in slots}
+                return {slot: copy[f"{first}{slot}"] for slot in slots}
 
             array = array_of(part(self._process), like)
             for pairs in rounds:
@@ -248,14 +250,6 @@ def _keep_only(name: str, folder: Path) -> None:
     with contextlib.suppress(OSError):  # what cannot be deleted is not taken either
         for other in {*store.names(folder)} - {name}:
             store.remove(folder / other)
-
-
-def _mesh(abstract: State) -> Any:
-    return jax.tree.leaves(abstract)[0].sharding.mesh
-
-
-def _key(number: int, slot: int | str) -> str:
-    return f"{number}-{slot}"
 
 
 def _source(process: int, parts: str, has: Mapping[int, list[str]]) -> int | None:

@@ -133,6 +133,14 @@ def test_a_checkpoint_that_is_newer_comes_first(alone: Alone) -> None:
     assert begun(alone.run_dir) == [0, 30]
 
 
+def test_a_damaged_checkpoint_is_no_deleted_one(alone: Alone) -> None:
+    break_off(alone.config())
+    checkpoints = alone.run_dir / "checkpoints"
+    (checkpoints / f"{SAVED:08d}").rename(checkpoints / f"{SAVED:08d}.damaged-1")
+    go(alone.config())
+    assert begun(alone.run_dir) == [0, COPIED]
+
+
 def test_nothing_is_copied_while_steps_are_skipped() -> None:
     """The copy before may be what is wanted."""
     copied: list[int] = []
@@ -146,6 +154,7 @@ def test_nothing_is_copied_while_steps_are_skipped() -> None:
 
 def test_who_deletes_a_checkpoint_goes_back_to_the_one_before(alone: Alone) -> None:
     break_off(alone.config())
+    (alone.run_dir / "checkpoints" / "00000007.damaged-1").mkdir()  # of long ago
     shutil.rmtree(alone.run_dir / "checkpoints" / f"{SAVED:08d}")
     go(alone.config())
     assert begun(alone.run_dir) == [0, SAVED - 10]
