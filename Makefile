@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 LONG := tests/test_project.py tests/test_diffusion.py tests/test_bayes.py tests/test_tpu.py tests/test_versions.py tests/test_changes.py tests/test_buckets.py tests/test_update.py
 OTHERS := $(filter-out $(LONG), $(wildcard tests/test_*.py))
 
-.PHONY: help demo test test-fast slurm lint docs link clean
+.PHONY: help demo test test-fast faults slurm lint docs link clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -23,6 +23,13 @@ test:  ## all tests, those of an emitted project included
 
 test-fast:  ## the tests of the template alone
 	$(UV) run pytest -m "not slow"
+
+faults:  ## the full tables: every fault, and every move to other hosts and devices (an hour)
+	@$(UV) $(GROW) hooks/link.py tpu
+	@for table in runtime.tests.faults cluster.tests.faults tests.elastic; do \
+		JAX_PLATFORMS=cpu $(UV) run --directory build/link/tpu python -m acorn_tpu.$$table \
+			|| failed=yes; \
+	done; test -z "$$failed"
 
 slurm:  ## a job of the kind tpu in a real Slurm on this machine, preempted (six minutes, as root)
 	@$(UV) $(GROW) hooks/link.py tpu

@@ -76,8 +76,8 @@ def _processes() -> Iterator[Check]:
         yield "fail", str(error).replace("\n", "\n      "), ""
         return
     if place.count > 1:
-        where = place.coordinator or "told by the metadata"
-        found = f"process {place.index} of {place.count}, coordinator {where}, by {place.why}"
+        where = f"process {place.index} of {place.count}, coordinator {place.coordinator}"
+        found = f"{where}, by {place.why}"
         yield "ok", found, ""
     elif "SLURM_JOB_ID" in os.environ and not place.overruled:
         yield "warn", "a Slurm job, but not a step of it: one process", "start with srun"

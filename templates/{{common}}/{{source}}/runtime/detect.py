@@ -2,7 +2,8 @@
 
 JAX's own detection knows no JobSet of several replicas, gives a process under Slurm and Open MPI
 one GPU even where it has its node for itself (jax#16788), and asks Open MPI before Slurm. So the
-variables are read here; JAX is left to ask the metadata server of Google Cloud. Imports no JAX.
+variables are read here; only the metadata server of Google Cloud is asked by JAX's code. Imports
+no JAX otherwise.
 """
 
 import contextlib
@@ -40,7 +41,7 @@ class Place:
     count: int = 1
     index: int = 0
     coordinator: str = ""
-    """host:port of process 0; "" = JAX asks the metadata server for it."""
+    """host:port of process 0."""
     variables: tuple[str, ...] = ()
     """Those that said so, as NAME=value."""
     local_devices: tuple[int, ...] | None = None

@@ -27,7 +27,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from ..errors import Exit
-from . import hosts
+from . import hosts, rollcall
 from .detect import Place
 from .private import is_stop_asked, job
 from .stop import note_notifier, to_save
@@ -37,7 +37,8 @@ log = logging.getLogger(__name__)
 POLL_S = 0.5
 BARRIER_MS = 24 * 3600 * 1000  # one process may prepare data for hours while the others wait
 ANSWER_S = 10.0  # a process that lives answers within
-START_S = 1800  # for all to join: the last host of a cold cluster comes minutes after the first
+START_S = 1800  # for all to come: the last host of a cold cluster comes minutes after the first
+JOIN_S = 300  # for JAX to join those that have come
 REPORT_S = 60.0  # between two lines about what is waited for
 _last_words: list[Callable[[int], object]] = []
 _lost: list[str] = []  # what an abort of JAX means at the moment
@@ -50,27 +51,29 @@ def join(place: Place) -> None:
     ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)
     who = f"process {place.index} of {place.count}"
     log.info("%s, by %s", who, place.why)
-    known: dict[str, Any] = {"cluster_detection_method": "gcetpu"}
-    if place.coordinator:
+    _lost.append(f"{who} lost another one while they joined")
+    try:
+        _wait_for_all_to_come(who, place)
         # JAX would give a process under Slurm or Open MPI one GPU alone.
-        known = {"cluster_detection_method": "deactivate", "num_processes": place.count}
-        known |= {"coordinator_address": place.coordinator, "process_id": place.index}
-        known |= {"local_device_ids": place.local_devices}
-    to = f"the coordinator, {place.coordinator or 'of the TPU'}" if place.index else "the others"
-    began_s = time.monotonic()
-    _lost.append(f"{who} has not found {to}, or one of the others has not")
-    with telling(lambda: f"{who} waits for {to}, for {time.monotonic() - began_s:.0f} s"):
         _initialize(
-            **known,
-            initialization_timeout=START_S,
+            place.coordinator,
+            place.count,
+            place.index,
+            place.local_devices,
+            cluster_detection_method="deactivate",
+            initialization_timeout=JOIN_S,
             heartbeat_timeout_seconds=30,
             shutdown_timeout_seconds=60,
         )
+    except (SystemExit, KeyboardInterrupt) as stop:
+        code = Exit.INTERRUPTED if isinstance(stop, KeyboardInterrupt) else stop.code
+        print("\nstopped while the processes of the job were joining", file=sys.stderr, flush=True)
+        os._exit(int(code or 0))  # the others have no way to hear of it, and wait for a new start
     _lost.pop()
     note_notifier()
-    stop = threading.Event()
+    left = threading.Event()
     threads = [
-        threading.Thread(target=follow, args=(stop,), name=follow.__name__, daemon=True)
+        threading.Thread(target=follow, args=(left,), name=follow.__name__, daemon=True)
         for follow in (_follow_peers, hosts.keep_telling)
     ]
     for thread in threads:
@@ -78,28 +81,34 @@ def join(place: Place) -> None:
 
     @atexit.register  # after JAX's own, hence called before it leaves the job
     def end() -> None:
-        stop.set()
+        left.set()
         threads[0].join()
 
 
-def _initialize(**options: Any) -> None:
+def _wait_for_all_to_come(who: str, place: Place) -> None:
+    """Say who is missing, at intervals; this process ends where they do not come in time."""
+    end_s, words = time.monotonic() + START_S, "the others"
+    with telling(lambda: f"{who} waits for {words}"):
+        for words in rollcall.missing(place):
+            if time.monotonic() > end_s:
+                reason = f"{who} waited in vain for {words}"
+                print(f"\n{reason}: run the same command again", file=sys.stderr)
+                end_together(Exit.PEER_LOST, reason)
+
+
+def _initialize(*known: Any, **options: Any) -> None:
     """Join in a thread: no signal is handled in the main one while it is in JAX's code."""
     done: concurrent.futures.Future[None] = concurrent.futures.Future()
 
     def run() -> None:
         try:
-            done.set_result(jax.distributed.initialize(**options))
+            done.set_result(jax.distributed.initialize(*known, **options))
         except BaseException as error:
             done.set_exception(error)
 
     threading.Thread(target=run, name="joining", daemon=True).start()
-    try:
-        while not concurrent.futures.wait([done], POLL_S).done:
-            pass
-    except (SystemExit, KeyboardInterrupt) as end:
-        code = Exit.INTERRUPTED if isinstance(end, KeyboardInterrupt) else end.code
-        print("\nstopped while the processes of the job were joining", file=sys.stderr, flush=True)
-        os._exit(int(code or 0))  # the others have no way to hear of it, and wait for a new start
+    while not concurrent.futures.wait([done], POLL_S).done:
+        pass
     done.result()
 
 

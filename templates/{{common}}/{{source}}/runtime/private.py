@@ -3,6 +3,7 @@
 Seen in jax 0.11.1 to 0.12.0.1 and orbax-checkpoint 0.12.2 to 0.12.8; a test says which one breaks.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,8 @@ def is_stop_asked() -> bool:
     return True
 
 
-def gce_place() -> tuple[int, int] | None:
-    """Process count and index that Google Cloud's metadata server tells a TPU machine, else None.
+def gce_place() -> tuple[int, int, str] | None:
+    """Process count, index and coordinator by Google Cloud's metadata server; None without a TPU.
 
     It is asked only where there is a TPU, and no variable says that it must not be.
     """
@@ -47,7 +48,11 @@ def gce_place() -> tuple[int, int] | None:
 
     if not GceTpuCluster.is_env_present():
         return None
-    return GceTpuCluster.get_process_count(), GceTpuCluster.get_process_id()
+    count, address = GceTpuCluster.get_process_count(), ""
+    if count > 1:  # it waits for the name to be known
+        port = os.environ.get("JAX_COORDINATOR_PORT")
+        address = GceTpuCluster.get_coordinator_address(300, port)
+    return count, GceTpuCluster.get_process_id(), address
 
 
 def writer_of(file: Path) -> int:

@@ -12,9 +12,9 @@ from . import distributed
 from .detect import detect
 from .host_memory import keep_freed_memory
 from .private import job
+from .rollcall import ENCRYPTION
 
 THREADS = 32  # of XLA, at least, where several processes share the CPU devices of a mesh
-ENCRYPTION = ("JAX_MTLS_CERT_FILE", "JAX_MTLS_KEY_FILE", "JAX_MTLS_CA_FILE")
 COMPILED = Path(".cache/jax")  # below the working folder; git ignores it
 
 

@@ -10,7 +10,7 @@ from jax._src import clusters
 from jax._src.clusters import cloud_tpu_cluster
 
 from ...errors import UserError
-from ..detect import JOB_VARIABLES, JOBSET, LAUNCHERS, Place, detect
+from ..detect import JOB_VARIABLES, JOBSET, LAUNCHERS, PORT, Place, detect
 
 TRIO = dict(zip(JOB_VARIABLES, ("host:1234", "4", "3"), strict=True))
 SLURM = {
@@ -167,12 +167,14 @@ def test_machines_of_gcloud_ask_for_their_metadata(monkeypatch: pytest.MonkeyPat
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(cloud_tpu_cluster, "running_in_cloud_tpu_vm", True)
     metadata = {"agent-worker-number": "1", "worker-network-endpoints": "a:0:10.0.0.1,b:1:10.0.0.2"}
+    metadata["tpu-env"] = "ZONE: 'anywhere'"
     monkeypatch.setattr(cloud_tpu_cluster, "get_metadata", lambda key: (metadata.get(key), "200"))
     monkeypatch.setattr(cloud_tpu_cluster, "metadata_response_code_success", "200")
     monkeypatch.setenv("MEGASCALE_NUM_SLICES", "1")
     monkeypatch.setenv("MEGASCALE_SLICE_ID", "0")
     place = detect({})
-    assert place == Place("TPU (GCE)", 2, 1, variables=("the metadata of this machine",))
+    said = ("the metadata of this machine",)
+    assert place == Place("TPU (GCE)", 2, 1, f"10.0.0.1:{PORT}", said)
     assert detect(POD).launcher == "JobSet"
 
 

@@ -36,7 +36,8 @@ def test_a_process_alone_is_in_no_job() -> None:
     assert job().client is None
     assert job().process_id == 0
     assert gce_place() is None
-    for name in ("is_env_present", "get_process_count", "get_process_id"):
+    names = ["is_env_present", "get_process_count", "get_process_id", "get_coordinator_address"]
+    for name in names:
         assert callable(getattr(cloud_tpu_cluster.GceTpuCluster, name))
 
 

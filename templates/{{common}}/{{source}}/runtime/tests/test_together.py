@@ -88,7 +88,7 @@ def test_a_stop_before_the_first_step_ends_all_at_once(tmp_path: Path) -> None:
 
 def join_alone() -> None:
     os.environ["JAX_NUM_PROCESSES"] = "2"
-    distributed.START_S, distributed.REPORT_S = 2, 0.5
+    distributed.START_S, distributed.REPORT_S = 4, 0.5
     as_command(lambda: Exit.DONE)
 
 
@@ -96,8 +96,15 @@ def test_processes_that_do_not_come_are_waited_for_a_limited_time(tmp_path: Path
     (child, *_) = start_job(join_alone, (), folder=tmp_path)
     assert child.code(30) == Exit.PEER_LOST, child.log.read_text()
     told = child.log.read_text()
-    assert "process 0 of 2 waits for the others" in told
-    assert "process 0 of 2 has not found the others" in told
+    assert "process 0 of 2 waits for process 1, which has not come" in told
+    assert "process 0 of 2 waited in vain for process 1, which has not come: run the same" in told
+
+
+def test_a_stop_while_the_processes_come_ends_at_once(tmp_path: Path) -> None:
+    (child, *_) = start_job(join_alone, (), folder=tmp_path)
+    child.wait_for(lambda: "waits for process 1" in child.log.read_text())
+    os.kill(child.process.pid, signal.SIGTERM)
+    assert child.code(10) == Exit.PREEMPTED, child.log.read_text()
 
 
 def evaluate_for_minutes(index: int, run_dir: Path) -> None:

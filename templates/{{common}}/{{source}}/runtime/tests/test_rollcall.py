@@ -1,0 +1,231 @@
+"""Who is missing is named, what disagrees is refused everywhere, and nothing else counts."""
+
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ...errors import UserError
+from .. import rollcall
+from ..detect import Place
+
+
+class Caller(threading.Thread):
+    """A process that waits for the others, as a thread."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(daemon=True)
+        self.place, self.words, self.error, self.leaves = place, "", "", threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        try:
+            for words in rollcall.missing(self.place):
+                self.words = words
+                if self.leaves.is_set():
+                    return
+        except UserError as error:
+            self.error = str(error)
+
+    def leave(self) -> None:
+        self.leaves.set()
+        self.join(10)
+
+
+type Start = Callable[..., Caller]
+
+
+@pytest.fixture
+def come(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """Starts process `index` of `count`; all of them at one address."""
+    monkeypatch.setattr(rollcall, "ASK_S", 0.02)
+    monkeypatch.setattr(rollcall, "HEARD_S", 0.5)
+    address, callers = f"127.0.0.1:{free_port()}", []
+
+    def start(index: int, count: int = 3, at: str = "") -> Caller:
+        callers.append(Caller(Place("test", count, index, at or address)))
+        return callers[-1]
+
+    yield start
+    for caller in callers:
+        caller.leave()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    end_s = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
+
+
+def test_all_hear_who_is_missing_until_all_have_come(come: Start) -> None:
+    second = come(1)
+    wait_for(lambda: "process 0, which does not answer at 127.0.0.1:" in second.words)
+    first = come(0)
+    for caller in (first, second):
+        wait_for(lambda caller=caller: caller.words == "process 2, which has not come")
+    third = come(2)
+    for caller in (first, second, third):
+        caller.join(10)
+        assert not caller.is_alive()
+        assert not caller.error
+    with socket.create_server(("127.0.0.1", int(first.place.coordinator.split(":")[1]))):
+        pass  # the port is JAX's now
+
+
+def test_one_that_goes_away_is_missing_again_and_may_come_back(come: Start) -> None:
+    first, second = come(0), come(1)
+    wait_for(lambda: first.words == second.words == "process 2, which has not come")
+    second.leave()
+    wait_for(lambda: f"process 1 on {socket.gethostname()}, silent for " in first.words)
+    again, third = come(1), come(2)
+    for caller in (first, again, third):
+        caller.join(10)
+        assert not caller.is_alive()
+        assert not caller.error
+
+
+def test_a_busy_process_hears_late_that_all_have_come(
+    come: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, asked = threading.Event(), rollcall._ask
+
+    def ask(address: str, question: dict[str, Any], context: Any) -> Any:
+        if question["process"] == 1 and slow.is_set():
+            time.sleep(1.5)  # longer than a process is here without a word
+        return asked(address, question, context)
+
+    monkeypatch.setattr(rollcall, "_ask", ask)
+    callers = [come(0), come(1)]
+    wait_for(lambda: all(caller.words for caller in callers))
+    slow.set()
+    callers.append(come(2))
+    for caller in callers:
+        caller.join(10)
+        assert not caller.is_alive()
+        assert not caller.error
+
+
+def test_many_that_are_missing_are_counted(come: Start) -> None:
+    first = come(0, 100)
+    wait_for(lambda: first.words.endswith("; process 8, which has not come; and 91 more"))
+
+
+def test_other_counts_are_refused_in_all_processes(come: Start) -> None:
+    callers = [come(0), come(1), come(2, 4)]
+    for caller in callers:
+        caller.join(10)
+        assert "got:      process 2 on " in caller.error
+        assert "is one of 4, process 0 one of 3\n" in caller.error
+        assert "JAX_NUM_PROCESSES" in caller.error
+
+
+def test_two_of_one_index_are_refused_in_all_processes(come: Start) -> None:
+    callers = [come(0), come(1), come(1)]
+    for caller in callers:
+        caller.join(10)
+        assert f"got:      process 1 on {socket.gethostname()} and on " in caller.error
+
+
+def test_a_second_coordinator_of_a_port_says_so(
+    come: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollcall, "PORT_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        # JAX's server would share the port with another one of JAX, and mix two jobs.
+        monkeypatch.setenv("JAX_COORDINATOR_BIND_ADDRESS", address)
+        first = come(0, at=address)
+        first.join(10)
+        assert f"got:      {address}, where process 0 cannot listen: " in first.error
+
+
+def test_an_earlier_attempt_leaves_the_port(come: Start) -> None:
+    with socket.create_server(("", free_port())) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        callers = [come(0, 2, address), come(1, 2, address)]
+        time.sleep(0.2)
+    for caller in callers:
+        caller.join(10)
+        assert not caller.is_alive()
+        assert not caller.error
+
+
+def test_what_is_no_process_of_the_job_does_not_count(come: Start) -> None:
+    first = come(0)
+    wait_for(lambda: first.words)
+    port = int(first.place.coordinator.split(":")[1])
+    for noise in (b"", b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"process": 1}\n', b"x" * 10_000):
+        with socket.create_connection(("127.0.0.1", port)) as link:
+            link.sendall(noise)
+    time.sleep(0.2)
+    assert first.words == "process 1, which has not come; process 2, which has not come"
+
+
+def test_a_process_that_finds_something_else_says_so(come: Start) -> None:
+    def answer(server: socket.socket) -> None:
+        link, _ = server.accept()
+        with link:
+            link.recv(1000)
+            link.sendall(b"\x00\x00\x12\x04\x00\n")  # as the server of a job that runs
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=answer, args=(server,), daemon=True).start()
+        second = come(1, at=f"127.0.0.1:{server.getsockname()[1]}")
+        wait_for(lambda: "such as an attempt that has joined" in second.words)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A certificate for all processes, which is its own authority."""
+    if (openssl := shutil.which("openssl")) is None:
+        pytest.skip("no openssl to make certificates with")
+    folder = tmp_path_factory.mktemp("certificates")
+    made = f"{openssl} req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=job -keyout k -out c"
+    subprocess.run(made.split(), cwd=folder, check=True, capture_output=True)
+    files = (folder / "c", folder / "k", folder / "c")
+    return dict(zip(rollcall.ENCRYPTION, map(str, files), strict=True))
+
+
+def test_where_jax_encrypts_a_process_shows_its_certificate(
+    come: Start, certificates: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in certificates.items():
+        monkeypatch.setenv(name, value)
+    first = come(0)
+    wait_for(lambda: first.words)
+    for name in certificates:
+        monkeypatch.delenv(name)
+    stranger = come(1)
+    wait_for(lambda: "process 0, which does not answer" in stranger.words)
+    stranger.leave()
+    assert first.words.startswith("process 1, which has not come")
+    for name, value in certificates.items():
+        monkeypatch.setenv(name, value)
+    callers = [first, come(1), come(2)]
+    for caller in callers:
+        caller.join(10)
+        assert not caller.is_alive()
+        assert not caller.error
+
+
+def test_a_certificate_that_is_not_there_is_refused(
+    come: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in rollcall.ENCRYPTION:
+        monkeypatch.setenv(name, str(tmp_path / "nothing.pem"))
+    second = come(1)
+    second.join(10)
+    assert "expected: a certificate, its key and that of the authority" in second.error
