@@ -98,7 +98,7 @@ def run_stubs(
 
 
 STUBBORN = (
-    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); ready(); time.sleep(60)"
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); ready(); [time.sleep(0.1) for _ in range(600)]"
 )
 
 
@@ -128,7 +128,7 @@ def test_ctrl_c_lets_the_hosts_save(
     saves = (
         "import signal, time\n"
         "def save(*_):\n time.sleep(0.3); print('saved', flush=True); sys.exit(42)\n"
-        "signal.signal(signal.SIGTERM, save); ready(); time.sleep(60)"
+        "signal.signal(signal.SIGTERM, save); ready(); [time.sleep(0.1) for _ in range(600)]"
     )
     # As the console script; SIGINT is ignored where a shell began this suite in the background.
     handlers = {signal.SIGTERM: lambda *_: sys.exit(42), signal.SIGINT: signal.default_int_handler}
@@ -164,7 +164,7 @@ def test_a_host_is_told_to_end_once(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         killpg(pid, number)
 
     monkeypatch.setattr(os, "killpg", send)
-    code = f"import time; ready()\n{AGAIN}time.sleep(60)"
+    code = f"import time; ready()\n{AGAIN}[time.sleep(0.1) for _ in range(600)]"
     _, started = run_stubs(monkeypatch, tmp_path, code, *parse("term", ("1@0.5s",), 2))
     assert sorted(sent) == sorted((each.started.pid, signal.SIGTERM) for each in started[:2])
 
