@@ -4,7 +4,6 @@ Pure functions of a state {"params", "opt_state", "step", "skipped", ...}. Knows
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -15,6 +14,8 @@ from jaxtyping import Array, Bool, Float, PyTree
 from ..contract import Metrics, State
 from .optim import make_schedule
 from .optim_config import OptimConfig
+
+EPSILON = 1e-8  # Optax's default, in the denominator of Adam
 
 type Sums = dict[str, Float[Array, ""]]
 type LossFn = Callable[[PyTree, PyTree], tuple[Float[Array, ""], Sums]]
@@ -65,41 +66,55 @@ def update(
 ) -> tuple[State, Metrics]:
     """The state after clipping and `optimizer`, and `means` with norm, rates and `skipped`.
 
-    Where a mean, the gradient or any float of the new parameters and optimizer state is not finite,
-    all stays as it was but for `step` and `skipped`, which go up by one. labels: as in
+    Where a mean, the gradient or any float of the new parameters and optimizer state might not be
+    finite, all stays as it was but for `step` and `skipped`, which go up by one. labels: as in
     `make_optimizer`.
     """
     norm = optax.tree.norm(gradient)
     gradient = clip(gradient, norm, config.clip_norm)
     old = {name: state[name] for name in ("params", "opt_state")}
-
-    def moved(gradient: PyTree) -> PyTree:
-        updates, opt_state = optimizer.update(gradient, old["opt_state"], old["params"])
-        return {"params": optax.apply_updates(old["params"], updates), "opt_state": opt_state}
-
-    tried = moved(gradient)
-    params = jax.tree.map(partial(bounded, config), labels, old["params"], tried["params"])
-    finite = all_finite((means, norm, params, tried["opt_state"]))
-    # Computed again, from a gradient that waits for the verdict: XLA only reduces the first result
-    # and writes this one over the old state. A selection between the first result and the old state
-    # would keep up to 1.5 copies of the parameters more.
+    rates = learning_rates(config, old["opt_state"])
+    finite = all_finite((means, norm, bounds(config, labels, old, norm, rates)))
+    # The gradient waits for the verdict, so that XLA writes the new state over the old one.
     waiting = jax.tree.map(lambda x: jnp.where(finite, x, 0), gradient)
-    new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved(waiting), old)
+    updates, opt_state = optimizer.update(waiting, old["opt_state"], old["params"])
+    new = {"params": optax.apply_updates(old["params"], updates), "opt_state": opt_state}
+    new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
     new |= {"step": state["step"] + 1, "skipped": state["skipped"] + ~finite}
-    metrics = means | {"grad_norm": norm} | learning_rates(config, old["opt_state"])
+    metrics = means | {"grad_norm": norm} | rates
     return state | new, metrics | {"skipped": new["skipped"]}
 
 
-def bounded(config: OptimConfig, label: str, old: Array, new: Array) -> Array:
-    """What is finite where `new` is, without Muon's matrix products: `new`, or a bound of it.
+def bounds(
+    config: OptimConfig, labels: PyTree, old: State, norm: Float[Array, ""], rates: Metrics
+) -> list[Float[Array, ""]]:
+    """What no moment and no parameter exceeds after an update; norm: of the gradient, unclipped.
 
-    Muon's directions are orthogonal up to its iteration's error: no number of one exceeds
-    1.3 sqrt(max(1, rows / columns)) once the momentum is finite. The bound is many times that.
+    Where they are finite, so is the update. They read the old state once; to try the update first,
+    and look at the result, took up to 1.5 times as long. They are generous: without clipping, a
+    norm of 1e14 may be too much, for one number of Adam's would be divided by EPSILON alone.
     """
-    if config.optimizer != "muon" or label != "matrix":
-        return new
-    step = config.muon_learning_rate * (sum(old.shape) + config.weight_decay * jnp.abs(old).max())
-    return jnp.abs(old).max() + step
+    params, moments = largest(old["params"]), largest(old["opt_state"])
+    norm = jnp.minimum(norm, config.clip_norm) if config.clip_norm else norm
+    # Adam divides both means by what they lack at first, then one by the root of the other.
+    first = jnp.maximum(moments, norm) / (1 - config.beta1)
+    second = (moments + norm**2) / (1 - config.beta2)
+    moved = rates["learning_rate"] * (first / EPSILON + config.weight_decay * params)
+    if config.optimizer == "muon":
+        # Its directions are orthogonal up to the error of its iteration: no number of one exceeds
+        # 1.3 sqrt(max(1, rows / columns)).
+        sizes = jax.tree.map(
+            lambda label, x: sum(x.shape) * (label == "matrix"), labels, old["params"]
+        )
+        size = max(jax.tree.leaves(sizes))
+        moved += rates["muon_learning_rate"] * (size + config.weight_decay * params)
+    return [second, params + moved]
+
+
+def largest(tree: PyTree) -> Float[Array, ""]:
+    """The largest magnitude of all floats in a tree; NaN if one is."""
+    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.stack([jnp.abs(x).max() for x in floats]).max()
 
 
 def clip(gradient: PyTree, norm: Float[Array, ""], limit: float) -> PyTree:
