@@ -168,8 +168,7 @@ def train_step(
 
     drawn = draw(learner, jax.random.fold_in(state["key"], state["step"]), batch)
     means, gradient = mean_gradient(loss_fn, state["params"], drawn)
-    labels = annotation(learner.declared, "label")
-    new, metrics = update(learner.config.optim, learner.optimizer, labels, state, gradient, means)
+    new, metrics = update(learner.config.optim, learner.optimizer, state, gradient, means)
     moved, count = new["skipped"] == state["skipped"], new["step"] - new["skipped"]
     ema = update_ema(learner.config.ema, state["ema"], new["params"], count, moved)
     return new | {"ema": ema}, metrics, {}

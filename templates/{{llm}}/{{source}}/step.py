@@ -117,8 +117,7 @@ def train_step(
         return objective(learner, params, micro_batch["tokens"])
 
     means, gradient = mean_gradient(loss_fn, state["params"], batch)
-    labels = annotation(learner.declared, "label")
-    state, metrics = update(learner.config.optim, learner.optimizer, labels, state, gradient, means)
+    state, metrics = update(learner.config.optim, learner.optimizer, state, gradient, means)
     return state, metrics, {}
 
 

@@ -54,7 +54,7 @@ def make_dry_workload(config: Config, mesh: Mesh) -> Workload:
 
     def step(state: State, batch: Array) -> tuple[State, Metrics, Outputs]:
         means, gradient = mean_gradient(loss, state["params"], batch)
-        state, metrics = update(optim, optimizer, labels, state, gradient, means)
+        state, metrics = update(optim, optimizer, state, gradient, means)
         return state, metrics, {}
 
     shape = (optim.micro_batches, data.batch_size // optim.micro_batches, data.seq_len + 1)

@@ -15,6 +15,8 @@ from ..contract import Metrics, State
 from .optim import make_schedule
 from .optim_config import OptimConfig
 
+LARGEST = 1e12  # norm of a gradient that is taken, after clipping
+FASTEST = 1e3  # learning rate
 EPSILON = 1e-8  # Optax's default, in the denominator of Adam
 
 type Sums = dict[str, Float[Array, ""]]
@@ -59,22 +61,20 @@ def init_update(
 def update(
     config: OptimConfig,
     optimizer: optax.GradientTransformation,
-    labels: PyTree,
     state: State,
     gradient: PyTree,
     means: Sums,
 ) -> tuple[State, Metrics]:
     """The state after clipping and `optimizer`, and `means` with norm, rates and `skipped`.
 
-    Where a mean, the gradient or any float of the new parameters and optimizer state might not be
-    finite, all stays as it was but for `step` and `skipped`, which go up by one. labels: as in
-    `make_optimizer`.
+    Where a mean or the gradient is not finite, or so large that the new state might not be, all
+    stays as it was but for `step` and `skipped`, which go up by one.
     """
     norm = optax.tree.norm(gradient)
     gradient = clip(gradient, norm, config.clip_norm)
     old = {name: state[name] for name in ("params", "opt_state")}
     rates = learning_rates(config, old["opt_state"])
-    finite = all_finite((means, norm, bounds(config, labels, old, norm, rates)))
+    finite = all_finite((means, norm)) & stays_finite(config, norm, rates)
     # The gradient waits for the verdict, so that XLA writes the new state over the old one.
     waiting = jax.tree.map(lambda x: jnp.where(finite, x, 0), gradient)
     updates, opt_state = optimizer.update(waiting, old["opt_state"], old["params"])
@@ -85,36 +85,17 @@ def update(
     return state | new, metrics | {"skipped": new["skipped"]}
 
 
-def bounds(
-    config: OptimConfig, labels: PyTree, old: State, norm: Float[Array, ""], rates: Metrics
-) -> list[Float[Array, ""]]:
-    """What no moment and no parameter exceeds after an update; norm: of the gradient, unclipped.
+def stays_finite(config: OptimConfig, norm: Float[Array, ""], rates: Metrics) -> Bool[Array, ""]:
+    """Whether a finite state, made by updates alone, stays finite; norm: of the whole gradient.
 
-    Where they are finite, so is the update. They read the old state once; to try the update first,
-    and look at the result, took up to 1.5 times as long. They are generous: without clipping, a
-    norm of 1e14 may be too much, for one number of Adam's would be divided by EPSILON alone.
+    Moments are means of what was taken: none exceeds LARGEST or its square. Adam divides by EPSILON
+    at least, so that a step moves a parameter by less than FASTEST * LARGEST / EPSILON / (1 -
+    beta1), and decay makes none larger. Muon's directions are orthogonal up to the error of its
+    iteration. To try each update first, and judge its result, took up to 1.5 times as long.
     """
-    params, moments = largest(old["params"]), largest(old["opt_state"])
-    norm = jnp.minimum(norm, config.clip_norm) if config.clip_norm else norm
-    # Adam divides both means by what they lack at first, then one by the root of the other.
-    first = jnp.maximum(moments, norm) / (1 - config.beta1)
-    second = (moments + norm**2) / (1 - config.beta2)
-    moved = rates["learning_rate"] * (first / EPSILON + config.weight_decay * params)
-    if config.optimizer == "muon":
-        # Its directions are orthogonal up to the error of its iteration: no number of one exceeds
-        # 1.3 sqrt(max(1, rows / columns)).
-        sizes = jax.tree.map(
-            lambda label, x: sum(x.shape) * (label == "matrix"), labels, old["params"]
-        )
-        size = max(jax.tree.leaves(sizes))
-        moved += rates["muon_learning_rate"] * (size + config.weight_decay * params)
-    return [second, params + moved]
-
-
-def largest(tree: PyTree) -> Float[Array, ""]:
-    """The largest magnitude of all floats in a tree; NaN if one is."""
-    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
-    return jnp.stack([jnp.abs(x).max() for x in floats]).max()
+    taken = jnp.minimum(norm, config.clip_norm) if config.clip_norm else norm
+    slow = [(rate <= FASTEST) & (rate * config.weight_decay <= 2) for rate in rates.values()]
+    return jnp.stack([taken <= LARGEST, *slow]).all()
 
 
 def clip(gradient: PyTree, norm: Float[Array, ""], limit: float) -> PyTree:

@@ -97,7 +97,9 @@ def run_stubs(
         assert all(each.started.poll() is not None for each in started)
 
 
-STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); ready(); [time.sleep(0.1) for _ in range(600)]"
+STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); ready(); time.sleep(60)"
+)
 
 
 def test_who_ignores_sigterm_is_killed_after_its_grace(
