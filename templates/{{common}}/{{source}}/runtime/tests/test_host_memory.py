@@ -1,12 +1,13 @@
 """The allocator's settings, seen from outside: page faults of a child process."""
 
+import os
 import platform
 import subprocess
 import sys
 
 import pytest
 
-from ..host_memory import has_accelerator
+from ..host_memory import DISPATCH, has_accelerator
 
 CHILD = """
 import resource, sys
@@ -24,11 +25,12 @@ print(min(pages() for _ in range(10)) * resource.getpagesize(), int(step(x).is_r
 """
 
 
-def measure(how):
+def measure(how, **environment):
     """Bytes faulted in by the best of ten steps, and whether a call returns after its step."""
     code = CHILD.format(package=__package__.rpartition(".")[0])
     child = [sys.executable, "-c", code, how]
-    printed = subprocess.run(child, capture_output=True, text=True, check=True).stdout
+    env = {name: value for name, value in os.environ.items() if name != DISPATCH} | environment
+    printed = subprocess.run(child, env=env, capture_output=True, text=True, check=True).stdout
     return map(float, printed.split())
 
 
@@ -42,6 +44,8 @@ def test_a_step_touches_no_fresh_pages_and_runs_inside_its_call():
     faulted, over = measure("keep")
     assert faulted < buffer_bytes / 20
     assert over
+    _, over = measure("keep", **{DISPATCH: "true"})
+    assert not over
 
 
 @pytest.mark.parametrize(
