@@ -24,7 +24,7 @@ test:  ## all tests, those of an emitted project included
 test-fast:  ## the tests of the template alone
 	$(UV) run pytest -m "not slow"
 
-faults:  ## the full tables: every fault, and every move to other hosts and devices (an hour)
+faults:  ## the full tables: every fault, and every move to other hosts and devices (half an hour)
 	@$(UV) $(GROW) hooks/link.py tpu
 	@for table in runtime.tests.faults cluster.tests.faults tests.elastic; do \
 		JAX_PLATFORMS=cpu $(UV) run --directory build/link/tpu python -m acorn_tpu.$$table \
