@@ -75,7 +75,7 @@ def detect(environ: Environ) -> Place:
             # A launcher in another one: what it lacks nobody needs.
             if not any(place.count > 1 for place in found.values()):
                 raise
-    if not any(place.count > 1 for place in found.values()) and (gce := _gce()):
+    if not any(place.count > 1 for place in found.values()) and (gce := _gce(environ)):
         found["TPU (GCE)"] = gce
     several = {name: place for name, place in found.items() if place.count > 1}
     if ADDRESS in environ and not several:
@@ -153,12 +153,20 @@ def _gke(environ: Environ) -> Place:
     return Place("", slices * len(hosts), index, address, _said(environ, said))
 
 
-def _gce() -> Place | None:
+def _gce(environ: Environ) -> Place | None:
     from .private import gce_place  # which asks nobody where there is no TPU
 
-    if (found := gce_place()) is None:
+    try:
+        found = gce_place()
+    except RuntimeError as error:
+        raise UserError(
+            got=f"{error}", expected="the first host by its name", do="start all hosts of the slice"
+        ) from error
+    if found is None:
         return None
-    return Place("", *found, variables=("the metadata of this machine",))
+    count, index, host = found
+    address = f"{host}:{_port(environ, PORT)}" if host else ""
+    return Place("", count, index, address, ("the metadata of this machine",))
 
 
 def _jobset(environ: Environ) -> Place:
@@ -221,7 +229,8 @@ def _own_device(environ: Environ, name: str) -> tuple[int, ...] | None:
 
 def _address(environ: Environ, said: Iterable[str]) -> str:
     address = environ.get(ADDRESS, "")
-    if not re.fullmatch(r"(\[.+\]|[^:/]+):\d+", address):
+    found = re.fullmatch(r"(\[.+\]|[^:/]+):(\d{1,5})", address)
+    if found is None or not 0 < int(found[2]) < 65536:
         raise _wrong_trio(tuple(dict.fromkeys((*_said(environ, [ADDRESS]), *said))))
     return address
 

@@ -54,17 +54,18 @@ def join(place: Place) -> None:
     _lost.append(f"{who} lost another one while they joined")
     try:
         _wait_for_all_to_come(who, place)
-        # JAX would give a process under Slurm or Open MPI one GPU alone.
-        _initialize(
-            place.coordinator,
-            place.count,
-            place.index,
-            place.local_devices,
-            cluster_detection_method="deactivate",
-            initialization_timeout=JOIN_S,
-            heartbeat_timeout_seconds=30,
-            shutdown_timeout_seconds=60,
-        )
+        with telling(lambda: f"{who} waits for JAX to join all that have come"):
+            _initialize(
+                place.coordinator,
+                place.count,
+                place.index,
+                # JAX would give a process under Slurm or Open MPI one GPU alone.
+                place.local_devices,
+                cluster_detection_method="deactivate",
+                initialization_timeout=JOIN_S,
+                heartbeat_timeout_seconds=30,
+                shutdown_timeout_seconds=60,
+            )
     except (SystemExit, KeyboardInterrupt) as stop:
         code = Exit.INTERRUPTED if isinstance(stop, KeyboardInterrupt) else stop.code
         print("\nstopped while the processes of the job were joining", file=sys.stderr, flush=True)

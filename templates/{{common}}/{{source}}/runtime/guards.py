@@ -55,6 +55,8 @@ class FiniteCheck:
             do += f" with {self._smaller_steps}: it goes on in smaller steps"
         if self._mode == "skip":
             do += f"; --max-skipped-steps {2 * self._limit} skips more of them"
+        if all(map(math.isfinite, metrics.values())):
+            return UserError(got=got, expected="a gradient and rates that are no larger", do=do)
         # Of a step's results alone: the infinities of a mask, which are meant, are inside it.
         what = "nans" if any(map(math.isnan, metrics.values())) else "infs"
         do += f"; with JAX_DEBUG_{what.upper()}=1 set, it stops where the first one is computed"

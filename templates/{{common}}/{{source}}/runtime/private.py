@@ -3,7 +3,6 @@
 Seen in jax 0.11.1 to 0.12.0.1 and orbax-checkpoint 0.12.2 to 0.12.8; a test says which one breaks.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ def is_stop_asked() -> bool:
 
 
 def gce_place() -> tuple[int, int, str] | None:
-    """Process count, index and coordinator by Google Cloud's metadata server; None without a TPU.
+    """Process count, index and first host by Google Cloud's metadata server; None without a TPU.
 
     It is asked only where there is a TPU, and no variable says that it must not be.
     """
@@ -48,11 +47,10 @@ def gce_place() -> tuple[int, int, str] | None:
 
     if not GceTpuCluster.is_env_present():
         return None
-    count, address = GceTpuCluster.get_process_count(), ""
-    if count > 1:  # it waits for the name to be known
-        port = os.environ.get("JAX_COORDINATOR_PORT")
-        address = GceTpuCluster.get_coordinator_address(300, port)
-    return count, GceTpuCluster.get_process_id(), address
+    count, host = GceTpuCluster.get_process_count(), ""
+    if count > 1:  # it waits for the name to be known, and raises RuntimeError then
+        host = GceTpuCluster.get_coordinator_address(300, "0").rpartition(":")[0]
+    return count, GceTpuCluster.get_process_id(), host
 
 
 def writer_of(file: Path) -> int:

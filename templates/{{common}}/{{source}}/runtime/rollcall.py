@@ -16,7 +16,7 @@ import socketserver
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,10 +24,11 @@ from ..errors import UserError
 from .detect import COUNT, INDEX, Place
 
 ENCRYPTION = ("JAX_MTLS_CERT_FILE", "JAX_MTLS_KEY_FILE", "JAX_MTLS_CA_FILE")
-ASK_S = 0.1  # between two questions of a process, at least
-ASKED_A_SECOND = 1000  # of all processes together
-HEARD_S = 5.0  # one that has not asked for so long is missing again
-TOLD_S = 60.0  # for all to hear that all have come
+PREFIX = "JAX_MTLS_PEER_URI_PREFIX"  # of a URI in the certificate, instead of the host's name
+ASK_S, SLOWEST_S = 0.1, 2.0  # between two questions of a process, at first and later
+ASKED_A_SECOND = 1500  # of all processes together, at most
+HEARD_S = 15.0  # one that has not asked for so long is missing again
+TOLD_S = 60.0  # for all to hear how it ended
 PORT_S = 60.0  # for an earlier attempt to leave the port
 LINE = 4096  # bytes of a question, at most
 
@@ -35,63 +36,94 @@ type Answer = dict[str, Any]
 """missing: those that are, in words; or go: true; or wrong: the arguments of a UserError."""
 
 
+class Taken(ValueError):
+    """Something else listens: JAX's coordinator, of this job or of an earlier attempt."""
+
+
 def missing(place: Place) -> Iterator[str]:
     """Say who is missing, in words, again and again until all processes of the job have come.
 
     UserError: two processes tell different counts or have the same index, or the port is taken.
     """
-    context = _encryption(ssl.PROTOCOL_TLS_CLIENT)
+    link = _Link(place)
     with contextlib.ExitStack() as stack:
+        roll = None
         if place.index == 0:
-            stack.enter_context(_keeping(place))
-        own = {"process": place.index, "count": place.count, "host": socket.gethostname()}
-        own |= {"id": secrets.token_hex(8)}
-        words = ""
+            server = yield from _listen(place)
+            roll = stack.enter_context(_serving(server))
+        words, pause_s, taken_s = "", ASK_S, 0.0
         while True:
             try:
-                answer = _ask(place.coordinator, own, context)
+                answer = link.ask()
+            except ssl.SSLCertVerificationError as error:
+                raise _wrong_certificates(error.verify_message) from error
             except (OSError, ValueError) as error:
                 silent = f"process 0, which does not answer at {place.coordinator} ({error})"
                 answer = {"missing": f"{silent}; it waited for {words}" if words else silent}
+                taken_s += pause_s if isinstance(error, Taken) else -taken_s
+                # It has closed the roll and did not hear that this one did not hear it; or this one
+                # comes back later. JAX decides.
+                if taken_s > (0 if words else HEARD_S):
+                    return
             else:
-                words = answer.get("missing", "")
-            if "wrong" in answer:
-                raise UserError(**answer["wrong"])
-            if "go" in answer:
-                return
+                words, taken_s = answer.get("missing", ""), 0.0
+            if "missing" not in answer:
+                break
             yield answer["missing"]
-            time.sleep(max(ASK_S, place.count / ASKED_A_SECOND))
+            time.sleep(pause_s)
+            pause_s = max(min(1.2 * pause_s, SLOWEST_S), place.count / ASKED_A_SECOND)
+        end_s = time.monotonic() + TOLD_S  # a host may be busy, or lost since it came
+        while roll and not roll.is_told() and time.monotonic() < end_s:
+            yield "all to hear that all have come, or what is wrong"
+            time.sleep(ASK_S)
+    if "wrong" in answer:
+        raise UserError(**answer["wrong"])
 
 
-def _ask(address: str, question: dict[str, Any], context: ssl.SSLContext | None) -> Answer:
-    host, _, port = address.rpartition(":")
-    with contextlib.ExitStack() as stack:
-        found = socket.create_connection((host.strip("[]"), int(port)), timeout=HEARD_S)
-        link = stack.enter_context(found)
-        if context:
-            link = stack.enter_context(context.wrap_socket(link))
-        link.sendall(json.dumps(question).encode() + b"\n")
-        text = stack.enter_context(link.makefile("rb")).readline(LINE)
-    try:
-        answer = json.loads(text)
-    except ValueError:
-        answer = None
-    if not isinstance(answer, dict):  # JAX's coordinator, of a job that runs
-        raise ValueError("its port is taken by something else, such as an attempt that has joined")
-    return answer
+class _Link:
+    """How a process asks."""
+
+    def __init__(self, place: Place) -> None:
+        host, _, port = place.coordinator.rpartition(":")
+        self._at = (host.strip("[]"), int(port))
+        self._own = {"process": place.index, "count": place.count, "host": socket.gethostname()}
+        self._own |= {"id": secrets.token_hex(8)}
+        self._context = _encryption(ssl.PROTOCOL_TLS_CLIENT)
+
+    def ask(self) -> Answer:
+        """The answer of process 0. OSError: there is none; ValueError: not one of the roll."""
+        with contextlib.ExitStack() as stack:
+            link = stack.enter_context(socket.create_connection(self._at, timeout=HEARD_S / 3))
+            if self._context:
+                host = self._at[0]
+                link = self._context.wrap_socket(link, server_hostname=host)
+                _check_peer(stack.enter_context(link))
+            link.sendall(json.dumps(self._own).encode() + b"\n")
+            text = stack.enter_context(link.makefile("rb")).readline(LINE)
+            with contextlib.suppress(ValueError):
+                answer = json.loads(text)
+                if isinstance(answer, dict) and {*answer} & {"missing", "go", "wrong"}:
+                    link.sendall(b"heard\n")
+                    return answer
+        raise Taken("its port is taken by something else, such as an attempt that has joined")
 
 
 @dataclass
 class _Caller:
-    """A process that has asked; the times are those of this host."""
+    """A start of a process that has asked; the times are those of this host."""
 
     host: str
+    count: int
     first_s: float
     last_s: float
     told: bool = False
 
     def is_here(self) -> bool:
         return time.monotonic() - self.last_s < HEARD_S
+
+    def is_old(self) -> bool:
+        """Whether it is no attempt that ends, nor a start that another one has replaced."""
+        return self.is_here() and self.last_s - self.first_s > HEARD_S
 
 
 @dataclass
@@ -101,58 +133,67 @@ class _Roll:
     count: int
     callers: dict[int, dict[str, _Caller]] = field(default_factory=dict)
     """By process, then by the identity that a start of it gives itself."""
-    wrong: dict[str, str] = field(default_factory=dict)
-    complete: bool = False
+    answer: Answer = field(default_factory=dict)
+    seen_s: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def hear(self, row: dict[str, Any]) -> Answer:
+    def hear(self, row: dict[str, Any]) -> tuple[_Caller, Answer]:
         """Note who asks, and answer."""
+        index, count, host, start = (row[name] for name in ("process", "count", "host", "id"))
+        if not 0 <= index < count:
+            raise ValueError(row)
         with self.lock:
-            now_s, index = time.monotonic(), int(row["process"])
+            now_s = time.monotonic()
             starts = self.callers.setdefault(index, {})
-            caller = starts.setdefault(row["id"], _Caller(str(row["host"]), now_s, now_s))
+            caller = starts.setdefault(start, _Caller(str(host), count, now_s, now_s))
             caller.last_s = now_s
-            here = [each for each in starts.values() if each.is_here()]
-            if row["count"] != self.count:
-                self._refuse(
-                    f"process {index} on {caller.host} is one of {row['count']}, process 0 one of "
-                    f"{self.count}"
-                )
-            # An earlier start of a process that came back is heard of for so long, and no longer.
-            elif len(here) > 1 and all(now_s - each.first_s > HEARD_S for each in here):
-                hosts = " and on ".join(each.host for each in here)
-                self._refuse(f"process {index} on {hosts}")
-            names = [] if self.wrong or self.complete else self._missing()
-            self.complete |= not (names or self.wrong)
-            caller.told = self.complete or bool(self.wrong)
-            if self.wrong:
-                return {"wrong": self.wrong}
-            more = [f"and {len(names) - 8} more"] if len(names) > 8 else []
-            return {"go": True} if self.complete else {"missing": "; ".join(names[:8] + more)}
+            if "missing" in self.answer or not self.answer:
+                # For a moment the last answer will do: there may be thousands of processes.
+                if now_s - self.seen_s >= ASK_S or not self.answer:
+                    self.answer, self.seen_s = self._look(), now_s
+            elif "go" in self.answer and count != self.count:  # it came later: this one alone
+                return caller, self._refuse(self._other(index, caller))
+            return caller, self.answer
 
-    def _refuse(self, got: str) -> None:
+    def _look(self) -> Answer:
+        found = []
+        for index in sorted({*range(self.count), *self.callers}):
+            starts = [*self.callers.get(index, {}).values()]
+            here = [each for each in starts if each.is_here()]
+            others = [each for each in here if each.count != self.count]
+            if any(each.is_old() for each in others):
+                return self._refuse(self._other(index, others[0]))
+            if len(here) > 1 and all(each.is_old() for each in here):
+                return self._refuse(f"process {index} on {' and on '.join(e.host for e in here)}")
+            if others:
+                found.append(f"process {index} on {others[0].host}, one of {others[0].count}")
+            elif len(here) > 1:
+                found.append(f"process {index}, of which {len(here)} starts ask")
+            elif not here and index < self.count:
+                found.append(f"process {index}{self._last(starts)}")
+        more = [f"and {len(found) - 8} more"] if len(found) > 8 else []
+        return {"missing": "; ".join(found[:8] + more)} if found else {"go": True}
+
+    def _other(self, index: int, caller: _Caller) -> str:
+        counts = f"one of {caller.count}, process 0 one of {self.count}"
+        return f"process {index} on {caller.host} is {counts}"
+
+    def _last(self, starts: list[_Caller]) -> str:
+        if not starts:
+            return ", which has not come"
+        last = max(starts, key=lambda each: each.last_s)
+        return f" on {last.host}, silent for {time.monotonic() - last.last_s:.0f} s"
+
+    def _refuse(self, got: str) -> Answer:
         expected = "one number of processes, and each index below it once"
         do = f"correct {COUNT} and {INDEX}, or what started the processes; `doctor` shows what says"
-        self.wrong = {"got": got, "expected": expected, "do": f"{do} so"}
-
-    def _missing(self) -> list[str]:
-        found = []
-        for index in range(self.count):
-            starts = sorted(self.callers.get(index, {}).values(), key=lambda each: each.last_s)
-            if not starts:
-                found.append(f"process {index}, which has not come")
-            elif not starts[-1].is_here():
-                silent_s = time.monotonic() - starts[-1].last_s
-                found.append(f"process {index} on {starts[-1].host}, silent for {silent_s:.0f} s")
-        return found
+        return {"wrong": {"got": got, "expected": expected, "do": f"{do} so"}}
 
     def is_told(self) -> bool:
-        """Whether it has not ended, or all know how: those that are here, if it ended badly."""
+        """Whether the newest start of each process has heard how it ended."""
         with self.lock:
-            starts = [[*found.values()] for found in self.callers.values()]
-            if self.wrong:
-                return all(each.told for found in starts for each in found if each.is_here())
-            return not self.complete or all(found[-1].told for found in starts)
+            newest = [[*starts.values()][-1] for starts in self.callers.values()]
+        return len(newest) >= self.count and all(each.told for each in newest)
 
 
 class _Server(socketserver.ThreadingTCPServer):
@@ -185,31 +226,28 @@ class _Handler(socketserver.StreamRequestHandler):
         if self.server.context:
             self.request.settimeout(self.timeout)
             self.request = self.server.context.wrap_socket(self.request, server_side=True)
+            _check_peer(self.request)
         super().setup()
 
     def handle(self) -> None:
-        answer = self.server.roll.hear(json.loads(self.rfile.readline(LINE)))
+        caller, answer = self.server.roll.hear(json.loads(self.rfile.readline(LINE)))
         self.wfile.write(json.dumps(answer).encode() + b"\n")
+        if self.rfile.readline(LINE):
+            caller.told |= "missing" not in answer
 
 
 @contextlib.contextmanager
-def _keeping(place: Place) -> Iterator[None]:
-    """Keep the roll until the end, and until all have heard of it."""
-    server = _bind(place)
-    thread = threading.Thread(target=server.serve_forever, args=(ASK_S,), daemon=True)
-    thread.start()
+def _serving(server: _Server) -> Iterator[_Roll]:
+    threading.Thread(target=server.serve_forever, args=(ASK_S,), daemon=True).start()
     try:
-        yield
+        yield server.roll
     finally:
-        end_s = time.monotonic() + TOLD_S  # a host may be busy, or lost since it came
-        while not server.roll.is_told() and time.monotonic() < end_s:
-            time.sleep(ASK_S)
         server.shutdown()
         server.server_close()
 
 
-def _bind(place: Place) -> _Server:
-    """Listen where JAX will; waits for an earlier attempt to leave the port."""
+def _listen(place: Place) -> Generator[str, None, _Server]:
+    """Listen where JAX will, once an earlier attempt has left the port; returns the server."""
     port = place.coordinator.rpartition(":")[2]
     asked = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS", "")
     everywhere = "[::]" if socket.has_dualstack_ipv6() else "0.0.0.0"
@@ -219,15 +257,15 @@ def _bind(place: Place) -> _Server:
         try:
             return _Server(address, _Roll(place.count))
         except OSError as error:
-            if error.errno == errno.EADDRINUSE and time.monotonic() < end_s:
-                time.sleep(1.0)
-                continue
-            raise UserError(
-                got=f"{address}, where process 0 cannot listen: {error.strerror}",
-                expected="a free port of this host, the coordinator's",
-                do="name another one in JAX_COORDINATOR_PORT or JAX_COORDINATOR_ADDRESS, in every "
-                "process, or end what has it",
-            ) from error
+            if error.errno != errno.EADDRINUSE or time.monotonic() > end_s:
+                raise UserError(
+                    got=f"{address}, where process 0 cannot listen: {error.strerror}",
+                    expected="a free port of this host, the coordinator's, and one process 0",
+                    do="name another one in JAX_COORDINATOR_PORT or JAX_COORDINATOR_ADDRESS, in "
+                    "every process, or end what has it",
+                ) from error
+        yield f"what listens at {address} to leave the port"
+        time.sleep(1.0)
 
 
 def _encryption(protocol: int) -> ssl.SSLContext | None:
@@ -236,15 +274,28 @@ def _encryption(protocol: int) -> ssl.SSLContext | None:
     if not cert:
         return None
     context = ssl.SSLContext(protocol)
-    context.check_hostname = False  # as JAX does it: the authority is the job's own
+    # As JAX does: a process knows the coordinator by its name, or all by a URI.
+    context.check_hostname = protocol == ssl.PROTOCOL_TLS_CLIENT and not os.environ.get(PREFIX)
     context.verify_mode = ssl.CERT_REQUIRED
     try:
         context.load_verify_locations(authority)
         context.load_cert_chain(cert, key)
     except OSError as error:
-        raise UserError(
-            got=f"{cert}, {key} and {authority}: {error}",
-            expected="a certificate, its key and that of the authority, as PEM files",
-            do=f"correct {', '.join(ENCRYPTION)} in every process",
-        ) from error
+        raise _wrong_certificates(f"{cert}, {key}, {authority}: {error}") from error
     return context
+
+
+def _wrong_certificates(got: str) -> UserError:
+    return UserError(
+        got=got,
+        expected="PEM files: a certificate, its key, and that of the authority; the coordinator's "
+        f"certificate names its address, or all begin with {PREFIX}",
+        do=f"correct {', '.join(ENCRYPTION)} in every process",
+    )
+
+
+def _check_peer(link: ssl.SSLSocket) -> None:
+    prefix = os.environ.get(PREFIX, "")
+    names: Any = (link.getpeercert() or {}).get("subjectAltName", ())
+    if prefix and not any(kind == "URI" and name.startswith(prefix) for kind, name in names):
+        raise ssl.SSLError(f"a certificate without a URI that begins with {prefix}: {names}")

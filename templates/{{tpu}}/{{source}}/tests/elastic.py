@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .test_job import CLOSE, batch_of, losses, noting_batches, train
+from .test_job import CLOSE, batch_of, forget_batches, losses, noting_batches, train
 
 STEPS, ROWS = 4, 24  # of each part; of a batch, which all numbers of devices divide
 
@@ -61,7 +61,10 @@ type Found = tuple[list[list[np.ndarray]], dict[int, float]]
 def trained(folder: Path, *parts: tuple[Layout, int]) -> Found:
     """A job whose parts run one after the other, each up to a step."""
     folder.mkdir()
-    for part, until in parts:
+    until = 0
+    for part, until_now in parts:
+        forget_batches(folder, until * ROWS)
+        until = until_now
         options = f"--steps {until} --data.batch-size {ROWS} {part.options}"
         run = partial(noting_batches, str(folder))
         train(folder, "run", options, hosts=part.hosts, devices=part.devices, run=run)
@@ -106,4 +109,4 @@ def main(only: str = "") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(" ".join(sys.argv[1:])))

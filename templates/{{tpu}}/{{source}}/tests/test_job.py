@@ -79,6 +79,13 @@ def noting_batches(folder: str, *argv: str) -> None:
     command(*argv)
 
 
+def forget_batches(folder: Path, cursor: int) -> None:
+    """Remove the notes of batches from a cursor on, which were made ahead and not trained on."""
+    for file in folder.glob("*-[0-9]"):
+        if int(file.name.split("-")[0]) >= cursor:
+            file.unlink()
+
+
 def batch_of(folder: Path, cursor: int) -> list[np.ndarray]:
     """A batch put together of what its hosts had, flat; every number is there."""
     whole: list[np.ndarray] = []
@@ -109,12 +116,12 @@ def test_other_hosts_and_devices_take_the_same_batches_and_train_on_alike(tmp_pa
     size = "--data.batch-size 24"
     layouts = [(3, 2, "--mesh.fsdp 2"), (2, 4, "--mesh.fsdp 4"), (1, 1, "--mesh.fsdp 1")]
     for (hosts, devices, mesh), steps in zip(layouts, (4, 8, 12), strict=True):
+        forget_batches(tmp_path, (steps - 4) * 24)
         noting = partial(noting_batches, str(tmp_path))
         options = f"--steps {steps} {mesh} {size}"
         train(tmp_path, "moved", options, hosts=hosts, devices=devices, run=noting)
     moved = [batch_of(tmp_path, step * 24) for step in range(12)]
-    for file in tmp_path.glob("*-[0-9]"):
-        file.unlink()
+    forget_batches(tmp_path, 0)
     train(tmp_path, "stayed", f"--steps 12 {size}", run=partial(noting_batches, str(tmp_path)))
     stayed = [batch_of(tmp_path, step * 24) for step in range(12)]
     jax.tree.map(np.testing.assert_array_equal, moved, stayed)

@@ -13,6 +13,8 @@ from ..errors import UserError
 from .optim_config import OptimConfig
 from .schedule import SCHEDULES
 
+EPSILON = 1e-8  # in the denominator of Adam, as Optax has it
+
 
 def make_schedule(config: OptimConfig) -> optax.Schedule:
     """Step -> fraction of the peak learning rate: linear warmup, then one of SCHEDULES."""
@@ -45,6 +47,7 @@ def make_optimizer(config: OptimConfig, labels: Any, decayed: Any) -> optax.Grad
         scaled(c.learning_rate),
         b1=c.beta1,
         b2=c.beta2,
+        eps=EPSILON,
         weight_decay=c.weight_decay,
         mask=decayed,
     )

@@ -13,17 +13,17 @@ class OptimConfig:
     """Optax chain: clip, optimizer, masked weight decay, schedule."""
 
     optimizer: Literal["adamw", "muon"] = identity("adamw")
-    learning_rate: float = tunable(3e-3, least=0)  # peak, of AdamW
-    muon_learning_rate: float = tunable(2e-2, least=0)  # peak, of the matrices under muon
-    weight_decay: float = tunable(0.1, least=0)  # per unit of learning rate; matrices, embeddings
-    beta1: float = tunable(0.9, least=0, below=1)
-    beta2: float = tunable(0.95, least=0, below=1)
+    learning_rate: float = tunable(3e-3, least=0, most=1e3)  # peak, of AdamW
+    muon_learning_rate: float = tunable(2e-2, least=0, most=1e3)  # of the matrices under muon
+    weight_decay: float = tunable(0.1, least=0, most=1e6)  # per unit of rate; matrices, embeddings
+    beta1: float = tunable(0.9, least=0, most=0.999999)  # float32 knows no much nearer to 1
+    beta2: float = tunable(0.95, least=0, most=0.999999)
     clip_norm: float = tunable(1.0, least=0)  # global norm; 0 = none in the whole run, 1e9 = off
     schedule: ScheduleName = tunable("cosine")
     horizon_steps: int = tunable(0, least=0)  # end of the schedule; 0 = --steps
     warmup_steps: int = tunable(20, least=0)  # at most half of --steps where the horizon is that
     cooldown_fraction: float = tunable(0.3, least=0, most=1)  # of the horizon, wsd only
-    final_fraction: float = tunable(0.1, least=0)  # last learning rate / peak
+    final_fraction: float = tunable(0.1, least=0, most=1)  # last learning rate / peak
     micro_batches: int = setting(1)  # gradient accumulation: parts that a batch is split into
 
 

@@ -17,7 +17,6 @@ from .optim_config import OptimConfig
 
 LARGEST = 1e12  # norm of a gradient that is taken, after clipping
 FASTEST = 1e3  # learning rate
-EPSILON = 1e-8  # Optax's default, in the denominator of Adam
 
 type Sums = dict[str, Float[Array, ""]]
 type LossFn = Callable[[PyTree, PyTree], tuple[Float[Array, ""], Sums]]

@@ -44,8 +44,8 @@ type Start = Callable[..., Caller]
 @pytest.fixture
 def come(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Starts process `index` of `count`; all of them at one address."""
-    monkeypatch.setattr(rollcall, "ASK_S", 0.02)
-    monkeypatch.setattr(rollcall, "HEARD_S", 0.5)
+    for name, seconds in {"ASK_S": 0.02, "SLOWEST_S": 0.05, "HEARD_S": 0.5, "TOLD_S": 3.0}.items():
+        monkeypatch.setattr(rollcall, name, seconds)
     address, callers = f"127.0.0.1:{free_port()}", []
 
     def start(index: int, count: int = 3, at: str = "") -> Caller:
@@ -100,14 +100,14 @@ def test_one_that_goes_away_is_missing_again_and_may_come_back(come: Start) -> N
 def test_a_busy_process_hears_late_that_all_have_come(
     come: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow, asked = threading.Event(), rollcall._ask
+    slow, asked = threading.Event(), rollcall._Link.ask
 
-    def ask(address: str, question: dict[str, Any], context: Any) -> Any:
-        if question["process"] == 1 and slow.is_set():
+    def ask(link: Any) -> Any:
+        if link._own["process"] == 1 and slow.is_set():
             time.sleep(1.5)  # longer than a process is here without a word
-        return asked(address, question, context)
+        return asked(link)
 
-    monkeypatch.setattr(rollcall, "_ask", ask)
+    monkeypatch.setattr(rollcall._Link, "ask", ask)
     callers = [come(0), come(1)]
     wait_for(lambda: all(caller.words for caller in callers))
     slow.set()
@@ -130,6 +130,42 @@ def test_other_counts_are_refused_in_all_processes(come: Start) -> None:
         assert "got:      process 2 on " in caller.error
         assert "is one of 4, process 0 one of 3\n" in caller.error
         assert "JAX_NUM_PROCESSES" in caller.error
+
+
+def test_an_earlier_attempt_with_another_count_ends_no_job(come: Start) -> None:
+    first, second, earlier = come(0), come(1), come(2, 4)
+    wait_for(lambda: "process 2 on " in first.words and first.words.endswith(", one of 4"))
+    earlier.leave()
+    callers = [first, second, come(2)]
+    for caller in callers:
+        caller.join(10)
+        assert not caller.is_alive()
+        assert not caller.error
+
+
+def test_one_that_comes_late_hears_what_is_wrong(come: Start) -> None:
+    callers = [come(0), come(2, 4)]
+    time.sleep(1.5)
+    callers.append(come(1))
+    for caller in callers:
+        caller.join(10)
+        assert "is one of 4, process 0 one of 3\n" in caller.error
+
+
+def test_all_that_are_there_do_not_hide_two_of_one_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollcall, "ASK_S", 0.0)
+    roll = rollcall._Roll(3)
+
+    def ask(index: int, start: str, count: int = 3) -> Any:
+        return roll.hear({"process": index, "count": count, "host": "h", "id": start})[1]
+
+    for index, start in ((0, "a"), (1, "a"), (1, "b")):
+        ask(index, start)
+    assert ask(2, "a") == {"missing": "process 1, of which 2 starts ask"}
+    roll.callers[1]["a"].last_s -= rollcall.HEARD_S  # the first one was replaced
+    assert ask(2, "a") == {"go": True}
+    assert ask(2, "b", 4)["wrong"]["got"] == "process 2 on h is one of 4, process 0 one of 3"
+    assert ask(1, "b") == {"go": True}  # that one alone is refused
 
 
 def test_two_of_one_index_are_refused_in_all_processes(come: Start) -> None:
@@ -167,7 +203,8 @@ def test_what_is_no_process_of_the_job_does_not_count(come: Start) -> None:
     first = come(0)
     wait_for(lambda: first.words)
     port = int(first.place.coordinator.split(":")[1])
-    for noise in (b"", b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"process": 1}\n', b"x" * 10_000):
+    rows = (b'{"process": 1}\n', b'{"process": 9, "count": 3, "host": "h", "id": "i"}\n')
+    for noise in (b"", b"GET / HTTP/1.1\r\n\r\n", b"[]\n", *rows, b"x" * 10_000):
         with socket.create_connection(("127.0.0.1", port)) as link:
             link.sendall(noise)
     time.sleep(0.2)
@@ -176,15 +213,31 @@ def test_what_is_no_process_of_the_job_does_not_count(come: Start) -> None:
 
 def test_a_process_that_finds_something_else_says_so(come: Start) -> None:
     def answer(server: socket.socket) -> None:
-        link, _ = server.accept()
-        with link:
-            link.recv(1000)
-            link.sendall(b"\x00\x00\x12\x04\x00\n")  # as the server of a job that runs
+        while True:
+            link, _ = server.accept()
+            with link:
+                link.recv(1000)
+                link.sendall(b"\x00\x00\x12\x04\x00\n")  # as the server of a job that runs
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=answer, args=(server,), daemon=True).start()
         second = come(1, at=f"127.0.0.1:{server.getsockname()[1]}")
         wait_for(lambda: "such as an attempt that has joined" in second.words)
+        second.join(10)  # it does not go away: JAX decides
+        assert not second.is_alive()
+        assert not second.error
+
+
+def test_its_own_question_is_no_answer(come: Start) -> None:
+    def echo(server: socket.socket) -> None:
+        link, _ = server.accept()
+        with link:
+            link.sendall(link.recv(1000))  # as a connection of a port to itself
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=echo, args=(server,), daemon=True).start()
+        second = come(1, at=f"127.0.0.1:{server.getsockname()[1]}")
+        wait_for(lambda: "which does not answer" in second.words)
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +247,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         pytest.skip("no openssl to make certificates with")
     folder = tmp_path_factory.mktemp("certificates")
     made = f"{openssl} req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=job -keyout k -out c"
+    made += " -addext subjectAltName=IP:127.0.0.1,URI:job://acorn/7"
     subprocess.run(made.split(), cwd=folder, check=True, capture_output=True)
     files = (folder / "c", folder / "k", folder / "c")
     return dict(zip(rollcall.ENCRYPTION, map(str, files), strict=True))
@@ -221,6 +275,35 @@ def test_where_jax_encrypts_a_process_shows_its_certificate(
         assert not caller.error
 
 
+@pytest.mark.parametrize(
+    ("address", "prefix", "ends"),
+    [
+        ("localhost", "", "error"),
+        ("localhost", "job://acorn/", "go"),
+        ("127.0.0.1", "x:", "silent"),
+    ],
+)
+def test_a_certificate_names_the_coordinator_or_the_job(
+    come: Start,
+    certificates: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    address: str,
+    prefix: str,
+    ends: str,
+) -> None:
+    for name, value in (certificates | {rollcall.PREFIX: prefix}).items():
+        monkeypatch.setenv(name, value)
+    at = f"{address}:{free_port()}"
+    callers = [come(0, 2, at), come(1, 2, at)]
+    if ends == "silent":
+        wait_for(lambda: "without a URI that begins with x:" in callers[1].words)
+        return
+    for caller in callers[: 1 if ends == "error" else 2]:  # the launcher ends the others
+        caller.join(10)
+        assert not caller.is_alive()
+        assert ("names its address" in caller.error) is (ends == "error")
+
+
 def test_a_certificate_that_is_not_there_is_refused(
     come: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -228,4 +311,4 @@ def test_a_certificate_that_is_not_there_is_refused(
         monkeypatch.setenv(name, str(tmp_path / "nothing.pem"))
     second = come(1)
     second.join(10)
-    assert "expected: a certificate, its key and that of the authority" in second.error
+    assert "expected: PEM files: a certificate, its key, and that of the authority" in second.error

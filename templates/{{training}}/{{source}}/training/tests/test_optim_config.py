@@ -29,8 +29,8 @@ def test_a_short_run_is_warmed_up_for_half_of_it_at_most(steps: int, warmup: int
         ("clip_norm", -1.0, "at least 0"),  # would train uphill
         ("learning_rate", math.nan, "a finite number"),
         ("learning_rate", -0.1, "at least 0"),
-        ("beta1", 1.0, "less than 1"),
-        ("beta2", 1.5, "less than 1"),
+        ("beta1", 1.0, "at most 0.999999"),
+        ("beta2", 1.5, "at most 0.999999"),
         ("cooldown_fraction", 1.5, "at most 1"),
     ],
 )
