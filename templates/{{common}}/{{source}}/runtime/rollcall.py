@@ -22,9 +22,8 @@ from typing import Any
 
 from ..errors import UserError
 from .detect import COUNT, INDEX, Place
+from .encryption import check_peer, encryption, wrong_certificates
 
-ENCRYPTION = ("JAX_MTLS_CERT_FILE", "JAX_MTLS_KEY_FILE", "JAX_MTLS_CA_FILE")
-PREFIX = "JAX_MTLS_PEER_URI_PREFIX"  # of a URI in the certificate, instead of the host's name
 ASK_S, SLOWEST_S = 0.1, 2.0  # between two questions of a process, at first and later
 ASKED_A_SECOND = 1500  # of all processes together, at most
 HEARD_S = 15.0  # one that has not asked for so long is missing again
@@ -56,7 +55,7 @@ def missing(place: Place) -> Iterator[str]:
             try:
                 answer = link.ask()
             except ssl.SSLCertVerificationError as error:
-                raise _wrong_certificates(error.verify_message) from error
+                raise wrong_certificates(error.verify_message) from error
             except (OSError, ValueError) as error:
                 silent = f"process 0, which does not answer at {place.coordinator} ({error})"
                 answer = {"missing": f"{silent}; it waited for {words}" if words else silent}
@@ -88,7 +87,7 @@ class _Link:
         self._at = (host.strip("[]"), int(port))
         self._own = {"process": place.index, "count": place.count, "host": socket.gethostname()}
         self._own |= {"id": secrets.token_hex(8)}
-        self._context = _encryption(ssl.PROTOCOL_TLS_CLIENT)
+        self._context = encryption(ssl.PROTOCOL_TLS_CLIENT)
 
     def ask(self) -> Answer:
         """The answer of process 0. OSError: there is none; ValueError: not one of the roll."""
@@ -97,7 +96,7 @@ class _Link:
             if self._context:
                 host = self._at[0]
                 link = self._context.wrap_socket(link, server_hostname=host)
-                _check_peer(stack.enter_context(link))
+                check_peer(stack.enter_context(link))
             link.sendall(json.dumps(self._own).encode() + b"\n")
             text = stack.enter_context(link.makefile("rb")).readline(LINE)
             with contextlib.suppress(ValueError):
@@ -206,7 +205,7 @@ class _Server(socketserver.ThreadingTCPServer):
         host, _, port = address.rpartition(":")
         host = host.strip("[]")
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self.roll, self.context = roll, _encryption(ssl.PROTOCOL_TLS_SERVER)
+        self.roll, self.context = roll, encryption(ssl.PROTOCOL_TLS_SERVER)
         super().__init__((host, int(port)), _Handler)
 
     def server_bind(self) -> None:
@@ -226,7 +225,7 @@ class _Handler(socketserver.StreamRequestHandler):
         if self.server.context:
             self.request.settimeout(self.timeout)
             self.request = self.server.context.wrap_socket(self.request, server_side=True)
-            _check_peer(self.request)
+            check_peer(self.request)
         super().setup()
 
     def handle(self) -> None:
@@ -266,36 +265,3 @@ def _listen(place: Place) -> Generator[str, None, _Server]:
                 ) from error
         yield f"what listens at {address} to leave the port"
         time.sleep(1.0)
-
-
-def _encryption(protocol: int) -> ssl.SSLContext | None:
-    """Both sides show a certificate of the same authority; None where JAX does not encrypt."""
-    cert, key, authority = (os.environ.get(name, "") for name in ENCRYPTION)
-    if not cert:
-        return None
-    context = ssl.SSLContext(protocol)
-    # As JAX does: a process knows the coordinator by its name, or all by a URI.
-    context.check_hostname = protocol == ssl.PROTOCOL_TLS_CLIENT and not os.environ.get(PREFIX)
-    context.verify_mode = ssl.CERT_REQUIRED
-    try:
-        context.load_verify_locations(authority)
-        context.load_cert_chain(cert, key)
-    except OSError as error:
-        raise _wrong_certificates(f"{cert}, {key}, {authority}: {error}") from error
-    return context
-
-
-def _wrong_certificates(got: str) -> UserError:
-    return UserError(
-        got=got,
-        expected="PEM files: a certificate, its key, and that of the authority; the coordinator's "
-        f"certificate names its address, or all begin with {PREFIX}",
-        do=f"correct {', '.join(ENCRYPTION)} in every process",
-    )
-
-
-def _check_peer(link: ssl.SSLSocket) -> None:
-    prefix = os.environ.get(PREFIX, "")
-    names: Any = (link.getpeercert() or {}).get("subjectAltName", ())
-    if prefix and not any(kind == "URI" and name.startswith(prefix) for kind, name in names):
-        raise ssl.SSLError(f"a certificate without a URI that begins with {prefix}: {names}")

@@ -10,9 +10,9 @@ import jax
 from ..errors import UserError
 from . import distributed
 from .detect import detect
+from .encryption import ENCRYPTION
 from .host_memory import keep_freed_memory
 from .private import job
-from .rollcall import ENCRYPTION
 
 THREADS = 32  # of XLA, at least, where several processes share the CPU devices of a mesh
 COMPILED = Path(".cache/jax")  # below the working folder; git ignores it

@@ -1,73 +1,14 @@
 """Who is missing is named, what disagrees is refused everywhere, and nothing else counts."""
 
-import shutil
 import socket
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ...errors import UserError
 from .. import rollcall
-from ..detect import Place
-
-
-class Caller(threading.Thread):
-    """A process that waits for the others, as a thread."""
-
-    def __init__(self, place: Place) -> None:
-        super().__init__(daemon=True)
-        self.place, self.words, self.error, self.leaves = place, "", "", threading.Event()
-        self.start()
-
-    def run(self) -> None:
-        try:
-            for words in rollcall.missing(self.place):
-                self.words = words
-                if self.leaves.is_set():
-                    return
-        except UserError as error:
-            self.error = str(error)
-
-    def leave(self) -> None:
-        self.leaves.set()
-        self.join(10)
-
-
-type Start = Callable[..., Caller]
-
-
-@pytest.fixture
-def come(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    """Starts process `index` of `count`; all of them at one address."""
-    for name, seconds in {"ASK_S": 0.02, "SLOWEST_S": 0.05, "HEARD_S": 0.5, "TOLD_S": 3.0}.items():
-        monkeypatch.setattr(rollcall, name, seconds)
-    address, callers = f"127.0.0.1:{free_port()}", []
-
-    def start(index: int, count: int = 3, at: str = "") -> Caller:
-        callers.append(Caller(Place("test", count, index, at or address)))
-        return callers[-1]
-
-    yield start
-    for caller in callers:
-        caller.leave()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    end_s = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
+from .callers import Start, free_port, wait_for
 
 
 def test_all_hear_who_is_missing_until_all_have_come(come: Start) -> None:
@@ -238,77 +179,3 @@ def test_its_own_question_is_no_answer(come: Start) -> None:
         threading.Thread(target=echo, args=(server,), daemon=True).start()
         second = come(1, at=f"127.0.0.1:{server.getsockname()[1]}")
         wait_for(lambda: "which does not answer" in second.words)
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A certificate for all processes, which is its own authority."""
-    if (openssl := shutil.which("openssl")) is None:
-        pytest.skip("no openssl to make certificates with")
-    folder = tmp_path_factory.mktemp("certificates")
-    made = f"{openssl} req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=job -keyout k -out c"
-    made += " -addext subjectAltName=IP:127.0.0.1,URI:job://acorn/7"
-    subprocess.run(made.split(), cwd=folder, check=True, capture_output=True)
-    files = (folder / "c", folder / "k", folder / "c")
-    return dict(zip(rollcall.ENCRYPTION, map(str, files), strict=True))
-
-
-def test_where_jax_encrypts_a_process_shows_its_certificate(
-    come: Start, certificates: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in certificates.items():
-        monkeypatch.setenv(name, value)
-    first = come(0)
-    wait_for(lambda: first.words)
-    for name in certificates:
-        monkeypatch.delenv(name)
-    stranger = come(1)
-    wait_for(lambda: "process 0, which does not answer" in stranger.words)
-    stranger.leave()
-    assert first.words.startswith("process 1, which has not come")
-    for name, value in certificates.items():
-        monkeypatch.setenv(name, value)
-    callers = [first, come(1), come(2)]
-    for caller in callers:
-        caller.join(10)
-        assert not caller.is_alive()
-        assert not caller.error
-
-
-@pytest.mark.parametrize(
-    ("address", "prefix", "ends"),
-    [
-        ("localhost", "", "error"),
-        ("localhost", "job://acorn/", "go"),
-        ("127.0.0.1", "x:", "silent"),
-    ],
-)
-def test_a_certificate_names_the_coordinator_or_the_job(
-    come: Start,
-    certificates: dict[str, str],
-    monkeypatch: pytest.MonkeyPatch,
-    address: str,
-    prefix: str,
-    ends: str,
-) -> None:
-    for name, value in (certificates | {rollcall.PREFIX: prefix}).items():
-        monkeypatch.setenv(name, value)
-    at = f"{address}:{free_port()}"
-    callers = [come(0, 2, at), come(1, 2, at)]
-    if ends == "silent":
-        wait_for(lambda: "without a URI that begins with x:" in callers[1].words)
-        return
-    for caller in callers[: 1 if ends == "error" else 2]:  # the launcher ends the others
-        caller.join(10)
-        assert not caller.is_alive()
-        assert ("names its address" in caller.error) is (ends == "error")
-
-
-def test_a_certificate_that_is_not_there_is_refused(
-    come: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    for name in rollcall.ENCRYPTION:
-        monkeypatch.setenv(name, str(tmp_path / "nothing.pem"))
-    second = come(1)
-    second.join(10)
-    assert "expected: PEM files: a certificate, its key, and that of the authority" in second.error
