@@ -134,7 +134,7 @@ class _Roll:
     """By process, then by the identity that a start of it gives itself."""
     answer: Answer = field(default_factory=dict)
     seen_s: float = 0.0
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: Any = field(default_factory=threading.Lock)
 
     def hear(self, row: dict[str, Any]) -> tuple[_Caller, Answer]:
         """Note who asks, and answer."""

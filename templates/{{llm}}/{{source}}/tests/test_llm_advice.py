@@ -16,6 +16,7 @@ from ..records import store
 from ..run_config import to_dict
 from ..runtime.loop import run
 from ..runtime.sharding import make_mesh
+from ..training import update
 from . import tiny
 
 
@@ -84,11 +85,13 @@ def test_the_advice_on_non_finite_steps_is_followed(
     assert cli.run([*train, *seed.split(), "--optim.learning-rate", "0.001"])[0] == Exit.DONE
 
 
-def test_jax_debug_nans_stops_at_the_first_nan(tmp_path: Path) -> None:
+def test_jax_debug_nans_stops_at_the_first_nan(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(update, "FASTEST", 1e31)  # such a rate is not taken otherwise
     config = tiny.with_text(tmp_path, steps=4, eval_every_steps=0)
-    config = dataclasses.replace(
-        config, optim=dataclasses.replace(config.optim, learning_rate=1e30, micro_batches=1)
-    )
+    changes: dict[str, Any] = {"learning_rate": 1e30, "weight_decay": 0.0, "micro_batches": 1}
+    config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, **changes))
     mesh = make_mesh(config.mesh)
     made = workload.make_workload(config, mesh)
     jax.config.update("jax_debug_nans", True)  # as the variable does: a context would hide a fault
