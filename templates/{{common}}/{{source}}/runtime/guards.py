@@ -43,9 +43,10 @@ class FiniteCheck:
             return True
         self._in_a_row += 1
         shown = {name: value for name, value in metrics.items() if name != "skipped"}
-        log.warning("step %d is not finite and is skipped: %s", step, shown)
+        why = "is too large" if all(map(math.isfinite, metrics.values())) else "is not finite"
+        log.warning("step %d %s and is skipped: %s", step, why, shown)
         if self._in_a_row >= self._limit:
-            got = f"{self._in_a_row} non-finite steps in a row, up to step {step}: {shown}"
+            got = f"{self._in_a_row} skipped steps in a row, up to step {step}: {shown}"
             raise self._stop(got, metrics)
         return False
 

@@ -95,6 +95,11 @@ def missing(name: str) -> str:
     words = [
         _words(rows[i]) if i in rows else f"process {i}, of which nothing is known" for i in late
     ]
+    return listed(words)
+
+
+def listed(words: list[str]) -> str:
+    """The first of what may be thousands, and how many more there are."""
     return "; ".join(words[:8]) + (f"; and {len(words) - 8} more" if len(words) > 8 else "")
 
 

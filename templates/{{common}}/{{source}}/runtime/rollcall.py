@@ -9,6 +9,7 @@ so does this, with the same files. Joins nothing, and sets no time limit.
 import contextlib
 import errno
 import json
+import math
 import os
 import secrets
 import socket
@@ -23,6 +24,7 @@ from typing import Any
 from ..errors import UserError
 from .detect import COUNT, INDEX, Place
 from .encryption import check_peer, encryption, wrong_certificates
+from .hosts import listed
 
 ASK_S, SLOWEST_S = 0.1, 2.0  # between two questions of a process, at first and later
 ASKED_A_SECOND = 1500  # of all processes together, at most
@@ -60,8 +62,7 @@ def missing(place: Place) -> Iterator[str]:
                 silent = f"process 0, which does not answer at {place.coordinator} ({error})"
                 answer = {"missing": f"{silent}; it waited for {words}" if words else silent}
                 taken_s += pause_s if isinstance(error, Taken) else -taken_s
-                # It has closed the roll and did not hear that this one did not hear it; or this one
-                # comes back later. JAX decides.
+                # The roll was closed while this process was away. JAX joins it, or tells why not.
                 if taken_s > (0 if words else HEARD_S):
                     return
             else:
@@ -94,8 +95,7 @@ class _Link:
         with contextlib.ExitStack() as stack:
             link = stack.enter_context(socket.create_connection(self._at, timeout=HEARD_S / 3))
             if self._context:
-                host = self._at[0]
-                link = self._context.wrap_socket(link, server_hostname=host)
+                link = self._context.wrap_socket(link, server_hostname=self._at[0])
                 check_peer(stack.enter_context(link))
             link.sendall(json.dumps(self._own).encode() + b"\n")
             text = stack.enter_context(link.makefile("rb")).readline(LINE)
@@ -133,7 +133,7 @@ class _Roll:
     callers: dict[int, dict[str, _Caller]] = field(default_factory=dict)
     """By process, then by the identity that a start of it gives itself."""
     answer: Answer = field(default_factory=dict)
-    seen_s: float = 0.0
+    looked_s: float = -math.inf
     lock: Any = field(default_factory=threading.Lock)
 
     def hear(self, row: dict[str, Any]) -> tuple[_Caller, Answer]:
@@ -146,12 +146,11 @@ class _Roll:
             starts = self.callers.setdefault(index, {})
             caller = starts.setdefault(start, _Caller(str(host), count, now_s, now_s))
             caller.last_s = now_s
-            if "missing" in self.answer or not self.answer:
-                # For a moment the last answer will do: there may be thousands of processes.
-                if now_s - self.seen_s >= ASK_S or not self.answer:
-                    self.answer, self.seen_s = self._look(), now_s
-            elif "go" in self.answer and count != self.count:  # it came later: this one alone
+            if "go" in self.answer and count != self.count:  # the others have gone: this one alone
                 return caller, self._refuse(self._other(index, caller))
+            # For a moment the last answer will do: there may be thousands of processes.
+            if not {*self.answer} & {"go", "wrong"} and now_s - self.looked_s >= ASK_S:
+                self.answer, self.looked_s = self._look(), now_s
             return caller, self.answer
 
     def _look(self) -> Answer:
@@ -165,17 +164,15 @@ class _Roll:
             if len(here) > 1 and all(each.is_old() for each in here):
                 return self._refuse(f"process {index} on {' and on '.join(e.host for e in here)}")
             if others:
-                found.append(f"process {index} on {others[0].host}, one of {others[0].count}")
+                found.append(self._other(index, others[0]))
             elif len(here) > 1:
                 found.append(f"process {index}, of which {len(here)} starts ask")
             elif not here and index < self.count:
                 found.append(f"process {index}{self._last(starts)}")
-        more = [f"and {len(found) - 8} more"] if len(found) > 8 else []
-        return {"missing": "; ".join(found[:8] + more)} if found else {"go": True}
+        return {"missing": listed(found)} if found else {"go": True}
 
     def _other(self, index: int, caller: _Caller) -> str:
-        counts = f"one of {caller.count}, process 0 one of {self.count}"
-        return f"process {index} on {caller.host} is {counts}"
+        return f"process {index} on {caller.host}, one of {caller.count} and not of {self.count}"
 
     def _last(self, starts: list[_Caller]) -> str:
         if not starts:
@@ -247,10 +244,9 @@ def _serving(server: _Server) -> Iterator[_Roll]:
 
 def _listen(place: Place) -> Generator[str, None, _Server]:
     """Listen where JAX will, once an earlier attempt has left the port; returns the server."""
-    port = place.coordinator.rpartition(":")[2]
-    asked = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS", "")
     everywhere = "[::]" if socket.has_dualstack_ipv6() else "0.0.0.0"
-    address = asked or f"{everywhere}:{port}"
+    here = f"{everywhere}:{place.coordinator.rpartition(':')[2]}"
+    address = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS") or here
     end_s = time.monotonic() + PORT_S
     while True:
         try:

@@ -92,6 +92,9 @@ def main(only: str = "") -> int:
     """Try every row whose name has `only` in it, and print the table; 1 if one was wrong."""
     wrong, table = 0, ["| hosts x devices | right | what was wrong |", "|---|---|---|"]
     named = {" -> ".join(map(str, move)): move for move in MOVES}
+    if not any(only in name for name in named):
+        print(f"no row has {only!r} in its name:", *named, sep="\n", file=sys.stderr)
+        return 2
     with tempfile.TemporaryDirectory() as scratch:
         alone = trained(Path(scratch) / "alone", (Layout(1, 1), STEPS * max(map(len, MOVES))))
         for number, name in enumerate(each for each in named if only in each):

@@ -1,4 +1,4 @@
-"""The gradient of a batch, and the update of a state, which a non-finite result leaves as it is.
+"""The gradient of a batch, and the update of a state, which a non-finite gradient leaves as it is.
 
 Pure functions of a state {"params", "opt_state", "step", "skipped", ...}. Knows no model.
 """

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -77,12 +78,34 @@ def test_non_finite_step_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFix
 
 def test_too_many_non_finite_steps_stop_the_run(tmp_path: Path) -> None:
     config = config_of(tmp_path, 40, max_skipped_steps=3)
-    with pytest.raises(UserError, match="3 non-finite steps in a row, up to step 11"):
+    with pytest.raises(UserError, match="3 skipped steps in a row, up to step 11"):
         go(config, **poisoned(sampler(config), range(8, 40), "skip"))
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["00000007"]
     mended = poisoned(sampler(config), range(0), "skip")
     assert go(config, **mended) == Exit.DONE  # nothing is lost: it goes on from step 7
     assert len(draws(tmp_path)) == 40
+
+
+def test_a_step_that_is_too_large_is_told_apart_from_one_that_is_not_finite(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = config_of(tmp_path, 9, max_skipped_steps=2)
+    plain = sampler(config)
+
+    def step(state: Any, batch: Any) -> Any:  # skips all, of finite metrics
+        new, metrics, outputs = plain.step(state, batch)
+        skipped = state["skipped"] + 1
+        return new | {"skipped": skipped}, metrics | {"skipped": skipped}, outputs
+
+    change = poisoned(plain, range(0), "skip") | {"step": step}
+    with (
+        pytest.raises(UserError, match="2 skipped steps in a row") as stop,
+        caplog.at_level("INFO"),
+    ):
+        go(config, **change)
+    assert "step 1 is too large and is skipped" in caplog.text
+    assert "rates that are no larger" in str(stop.value)
+    assert "JAX_DEBUG" not in str(stop.value)  # which would find nothing
 
 
 def test_a_kind_that_does_not_skip_stops_at_the_first_one(tmp_path: Path) -> None:

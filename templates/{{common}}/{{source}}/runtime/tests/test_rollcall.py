@@ -69,13 +69,15 @@ def test_other_counts_are_refused_in_all_processes(come: Start) -> None:
     for caller in callers:
         caller.join(10)
         assert "got:      process 2 on " in caller.error
-        assert "is one of 4, process 0 one of 3\n" in caller.error
+        assert ", one of 4 and not of 3\n" in caller.error
         assert "JAX_NUM_PROCESSES" in caller.error
 
 
 def test_an_earlier_attempt_with_another_count_ends_no_job(come: Start) -> None:
     first, second, earlier = come(0), come(1), come(2, 4)
-    wait_for(lambda: "process 2 on " in first.words and first.words.endswith(", one of 4"))
+    wait_for(
+        lambda: "process 2 on " in first.words and first.words.endswith(", one of 4 and not of 3")
+    )
     earlier.leave()
     callers = [first, second, come(2)]
     for caller in callers:
@@ -90,7 +92,7 @@ def test_one_that_comes_late_hears_what_is_wrong(come: Start) -> None:
     callers.append(come(1))
     for caller in callers:
         caller.join(10)
-        assert "is one of 4, process 0 one of 3\n" in caller.error
+        assert ", one of 4 and not of 3\n" in caller.error
 
 
 def test_all_that_are_there_do_not_hide_two_of_one_index(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +107,7 @@ def test_all_that_are_there_do_not_hide_two_of_one_index(monkeypatch: pytest.Mon
     assert ask(2, "a") == {"missing": "process 1, of which 2 starts ask"}
     roll.callers[1]["a"].last_s -= rollcall.HEARD_S  # the first one was replaced
     assert ask(2, "a") == {"go": True}
-    assert ask(2, "b", 4)["wrong"]["got"] == "process 2 on h is one of 4, process 0 one of 3"
+    assert ask(2, "b", 4)["wrong"]["got"] == "process 2 on h, one of 4 and not of 3"
     assert ask(1, "b") == {"go": True}  # that one alone is refused
 
 
